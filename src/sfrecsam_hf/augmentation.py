@@ -1,0 +1,92 @@
+"""Augmentation for ultrasound: what changes between scanners, probes and hands, with the mask moved along.
+
+Every image draws from its own generator, so that an epoch does not depend on batch size, accumulation, the number of
+processes, or on whether training was interrupted.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def augment(
+    images: Tensor, masks: Tensor, sizes: Tensor, seeds: list[int], strength: float = 1.0
+) -> tuple[Tensor, Tensor, Tensor]:
+    """
+    Flips, small affine, gamma, gain, depth-dependent attenuation, lateral shading, speckle and blur.
+
+    Args:
+        images (`torch.Tensor` of shape `(batch, 1, height, width)`): Gray in [0, 1], padded right and below.
+        masks (`torch.Tensor` of shape `(batch, 1, height, width)`): 0 or 1.
+        sizes (`torch.Tensor` of shape `(batch, 2)`): Height and width inside the padding.
+        seeds (`list[int]`): One per image.
+        strength (`float`): 0 for none, 1 for the recipe's.
+
+    Returns:
+        Images and masks of the same shapes, and `valid`, which is 1 on the image and 0 on padding.
+    """
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+
+    def uniform(low: float, high: float, chance: float = 1.0) -> Tensor:
+        """One number per image, or 0 where the chance fails."""
+        drawn = torch.stack([torch.rand(2, generator=generator) for generator in generators])
+        return (low + (high - low) * drawn[:, 0]) * strength * (drawn[:, 1] < chance)
+
+    images, masks, valid = _affine(images, masks, sizes, uniform)
+    images = _intensity(images, generators, uniform)
+    return images * valid, masks, valid
+
+
+def _column(values: Tensor) -> Tensor:
+    return values[:, None, None, None]
+
+
+def _affine(images: Tensor, masks: Tensor, sizes: Tensor, uniform) -> tuple[Tensor, Tensor, Tensor]:  # noqa: ANN001
+    """Flip, rotation to 15 degrees, scale to 1.35, stretch to 1.16 and shift about the image's own centre."""
+    height, width = images.shape[-2:]
+    side = torch.tensor([height, width])
+    inside = (torch.arange(height)[:, None] < sizes[:, :1, None]) & (torch.arange(width) < sizes[:, 1:, None])
+    valid = inside[:, None].float()
+    centre = sizes.float() / side - 1
+    angle = uniform(-15, 15) * (math.pi / 180)
+    scale, stretch = uniform(-0.3, 0.3).exp(), uniform(-0.15, 0.15).exp()
+    flip = 1 - 2 * (uniform(0, 1) > 0.5).float()
+    shift_x, shift_y = uniform(-0.15, 0.15), uniform(-0.15, 0.15)
+    cosine, sine = angle.cos(), angle.sin()
+    xx, xy = cosine * flip / (scale * stretch), -sine / (scale * stretch)
+    yx, yy = sine * flip / scale, cosine * stretch / scale
+    cy, cx = centre.unbind(1)
+    theta = torch.stack(
+        [
+            torch.stack([xx, xy, cx - xx * cx - xy * cy + shift_x], dim=1),
+            torch.stack([yx, yy, cy - yx * cx - yy * cy + shift_y], dim=1),
+        ],
+        dim=1,
+    )
+    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+    return (
+        F.grid_sample(images, grid, align_corners=False),
+        (F.grid_sample(masks, grid, align_corners=False) > 0.5).float(),
+        F.grid_sample(valid, grid, mode="nearest", align_corners=False),
+    )
+
+
+def _intensity(images: Tensor, generators: list[torch.Generator], uniform) -> Tensor:  # noqa: ANN001
+    height, width = images.shape[-2:]
+    images = images.clamp(0, 1) ** _column(uniform(-0.5, 0.5, 0.6).exp())
+    images = images * _column(uniform(-0.35, 0.35, 0.6).exp())
+    depth = torch.linspace(-1, 1, height)[:, None]
+    images = images * (_column(uniform(-0.6, 0.6, 0.4)) * depth).exp()
+    lateral = torch.linspace(-1, 1, width)
+    images = images * (_column(uniform(-0.3, 0.3, 0.2)) * lateral).exp()
+    for grain in (1, 2):
+        amount = uniform(0, 0.25, 0.25)
+        speckle = torch.stack(
+            [torch.randn(1, height // grain, width // grain, generator=generator) for generator in generators]
+        )
+        speckle = F.interpolate(speckle, size=(height, width), mode="bilinear", align_corners=False)
+        images = images * (1 + _column(amount) * speckle)
+    soft = F.avg_pool2d(F.avg_pool2d(images, 3, 1, 1), 3, 1, 1)
+    return torch.where(_column(uniform(1, 1, 0.2)) > 0, soft, images).clamp(0, 1)

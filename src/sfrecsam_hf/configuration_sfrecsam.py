@@ -1,0 +1,204 @@
+"""Configuration of SF-RecSAM, told as differences from `SamConfig`."""
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig, SamConfig
+from transformers.models.sam.configuration_sam import (
+    SamMaskDecoderConfig,
+    SamPromptEncoderConfig,
+    SamVisionConfig,
+)
+
+FUSIONS = ("none", "spatial", "spatial-frequency")
+CORRECTORS = ("fp", "fn")
+
+
+@strict
+class SFRecSamVisionConfig(SamVisionConfig):
+    r"""
+    SAM's ViT, whose `patch_size` is the distance between tokens and may be smaller than the patch kernel.
+
+    Args:
+        patch_kernel_size (`int`, *optional*):
+            Side of the patch kernel in pixels; `patch_size` if not given. A 16-pixel kernel with `patch_size=8`
+            keeps SAM's pretrained kernel and gives a 32x32 token grid at 256 px (paper section 4.1).
+        adapter_dim (`int`, defaults to 64):
+            Width of the bottleneck adapter that follows each ViT block; 0 leaves the adapters out.
+        fused_channels (`int`, defaults to 0):
+            Channels of the fused spatial-frequency features that the global-attention blocks read. Derived from
+            `SFRecSamConfig.branch_channels`.
+        encoder_dropout (`float`, defaults to 0.1):
+            Dropout on each adapter's output in training, and in the reference mode of the uncertainty estimate.
+    """
+
+    model_type = "sfrecsam_vision_model"
+
+    patch_kernel_size: int | None = None
+    adapter_dim: int = 64
+    fused_channels: int = 0
+    encoder_dropout: float | int = 0.1
+
+    def __post_init__(self, **kwargs):
+        self.patch_kernel_size = self.patch_kernel_size or self.patch_size
+        super().__post_init__(**kwargs)
+        # SAM stores 1e-10, which would silence every weight that a plain SAM checkpoint does not bring, and a
+        # position scale that is noise at this grid; both matter only for weights that are not loaded.
+        self.initializer_range = max(self.initializer_range, 0.02)
+        self.scale = 1
+        if self.image_size % self.patch_size:
+            raise ValueError(f"image_size={self.image_size} must be a multiple of patch_size={self.patch_size}.")
+        if (self.patch_kernel_size - self.patch_size) % 2:
+            raise ValueError(
+                f"patch_kernel_size={self.patch_kernel_size} and patch_size={self.patch_size} must differ by an "
+                "even number, so that patches stay centred on their token."
+            )
+
+
+@strict
+class SFRecSamConfig(SamConfig):
+    r"""
+    Configuration of [`SFRecSamModel`].
+
+    Args:
+        fusion (`str`, defaults to `"spatial-frequency"`):
+            What the convolutional branch adds to SAM: `"none"` (no branch features), `"spatial"` (convolutional
+            features) or `"spatial-frequency"` (with the learnable filter in the Fourier domain).
+        branch_channels (`tuple[int, ...]`, defaults to `(16, 48, 96, 112)`):
+            Channels of the branch at strides 2, 4, 8, ... The last stride must be the token distance.
+        filter_bins (`int`, defaults to 16):
+            Radial frequencies at which the learnable filter is stored; it is interpolated in between.
+        mask_stride (`int`, *optional*):
+            Stride of the mask logits; SAM's own (a quarter of the token distance) if not given.
+        correctors (`tuple[str, ...]`, defaults to `("fp", "fn")`):
+            Which halves of the dual false corrector exist: any subset of `{"fp", "fn"}`.
+        corrector_channels (`int`, defaults to 32):
+            Width of the corrector and of the learned uncertainty head.
+        mc_samples (`int`, defaults to 8):
+            Stochastic decoder passes per prompt; 0 uses the learned uncertainty head instead.
+        sample_dropout (`float`, defaults to 0.2):
+            Channel dropout on embeddings and high-resolution features in those passes.
+        prompt_jitter (`float`, defaults to 0.05):
+            Standard deviation of the prompt jitter in those passes, as a share of the box's side (of the image's
+            side for points).
+        suspicion_threshold (`float`, defaults to 0.5):
+            Predictive entropy in bits above which a pixel is suspicious.
+        presence_threshold (`float`, defaults to 0.5):
+            Presence probability below which an image prompted automatically is given an empty mask.
+        box_margin (`float`, defaults to 0.1):
+            Margin of the automatic box, as a share of its side.
+    """
+
+    model_type = "sfrecsam"
+    sub_configs_defaults = {  # noqa: RUF012
+        "prompt_encoder_config": SamPromptEncoderConfig,
+        "mask_decoder_config": SamMaskDecoderConfig,
+        "vision_config": SFRecSamVisionConfig,
+    }
+
+    fusion: str = "spatial-frequency"
+    branch_channels: list[int] | tuple[int, ...] = (16, 48, 96, 112)
+    filter_bins: int = 16
+    mask_stride: int | None = None
+    correctors: list[str] | tuple[str, ...] = ("fp", "fn")
+    corrector_channels: int = 32
+    mc_samples: int = 8
+    sample_dropout: float | int = 0.2
+    prompt_jitter: float | int = 0.05
+    suspicion_threshold: float | int = 0.5
+    presence_threshold: float | int = 0.5
+    box_margin: float | int = 0.1
+
+    def __post_init__(self, **kwargs):
+        if isinstance(self.vision_config, PreTrainedConfig) and self.vision_config.model_type == "sam_vision_model":
+            self.vision_config = self.vision_config.to_dict()
+        if isinstance(self.vision_config, dict):
+            self.vision_config = {**self.vision_config, "model_type": SFRecSamVisionConfig.model_type}
+        super().__post_init__(**kwargs)
+        vision, prompt = self.vision_config, self.prompt_encoder_config
+        prompt.image_size, prompt.patch_size = vision.image_size, vision.patch_size
+        prompt.image_embedding_size = vision.image_size // vision.patch_size
+        vision.fused_channels = 0 if self.fusion == "none" else self.branch_channels[-1]
+        self.mask_stride = self.mask_stride or vision.patch_size // 4
+        self.id2label = {0: "background", 1: "lesion"}
+        self._check_ranges()
+
+    def _check_ranges(self) -> None:
+        if self.fusion not in FUSIONS:
+            raise ValueError(f"fusion={self.fusion!r} is not one of {FUSIONS}.")
+        if unknown := set(self.correctors) - set(CORRECTORS):
+            raise ValueError(f"correctors={tuple(self.correctors)} names {unknown}; choose from {CORRECTORS}.")
+        strides = [2 ** (level + 1) for level in range(len(self.branch_channels))]
+        if not strides or strides[-1] != self.vision_config.patch_size:
+            raise ValueError(
+                f"branch_channels={tuple(self.branch_channels)} ends at stride {strides[-1] if strides else 0}, but "
+                f"must end at the token distance patch_size={self.vision_config.patch_size}."
+            )
+        if self.mask_stride not in strides:
+            raise ValueError(f"mask_stride={self.mask_stride} is not one of the branch's strides {strides}.")
+        if self.vision_config.output_channels != self.mask_decoder_config.hidden_size:
+            raise ValueError(
+                f"vision_config.output_channels={self.vision_config.output_channels} must equal "
+                f"mask_decoder_config.hidden_size={self.mask_decoder_config.hidden_size}."
+            )
+        if self.mc_samples < 0:
+            raise ValueError(f"mc_samples={self.mc_samples} must be 0 or more.")
+        for name in ("sample_dropout", "prompt_jitter", "box_margin"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 0 and below 1.")
+        for name in ("suspicion_threshold", "presence_threshold"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}={getattr(self, name)} must lie between 0 and 1.")
+
+    @classmethod
+    def tiny(cls, **overrides) -> "SFRecSamConfig":
+        """The bundled size: 256 px, 16x16 tokens, under 5 M parameters, trained from scratch."""
+        return cls(
+            **{
+                "vision_config": {
+                    "hidden_size": 192,
+                    "num_hidden_layers": 4,
+                    "num_attention_heads": 6,
+                    "mlp_ratio": 2.0,
+                    "image_size": 256,
+                    "patch_size": 16,
+                    "window_size": 8,
+                    "global_attn_indexes": (1, 3),
+                    "output_channels": 128,
+                    "num_pos_feats": 64,
+                    "adapter_dim": 16,
+                },
+                "prompt_encoder_config": {"hidden_size": 128},
+                "mask_decoder_config": {"hidden_size": 128, "mlp_dim": 512, "iou_head_hidden_dim": 128},
+                "mask_stride": 2,
+                "corrector_channels": 24,
+                **overrides,
+            }
+        )
+
+    @classmethod
+    def base(cls, **overrides) -> "SFRecSamConfig":
+        """SAM ViT-B at the paper's geometry: 256 px, 16-pixel kernel every 8 pixels, 32x32 tokens, 16-windows."""
+        return cls(
+            **{
+                "vision_config": {
+                    "image_size": 256,
+                    "patch_size": 8,
+                    "patch_kernel_size": 16,
+                    "window_size": 16,
+                },
+                "branch_channels": (32, 64, 128),
+                **overrides,
+            }
+        )
+
+    @classmethod
+    def sam_geometry(cls, **overrides) -> "SFRecSamConfig":
+        """SAM ViT-B exactly as released: 1024 px, 64x64 tokens, windows of 14."""
+        return cls(
+            **{
+                "branch_channels": (16, 32, 64, 128),
+                **overrides,
+            }
+        )
+
+
+__all__ = ["SFRecSamConfig", "SFRecSamVisionConfig"]

@@ -1,0 +1,172 @@
+"""Image processor of SF-RecSAM: SAM's, for any image, at 256 px, and back to the exact original size."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import torch
+from transformers.image_processing_utils import BatchFeature
+from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPil
+from transformers.utils import is_torchvision_available
+
+from .image_reading import ImageLike, read_mask, read_rgb
+
+if is_torchvision_available():
+    from transformers.models.sam.image_processing_sam import SamImageProcessor as DefaultImageProcessor
+else:
+    DefaultImageProcessor = SamImageProcessorPil
+
+
+class _AnyImage:
+    """What both backends share: reading, the resized size, and the way back."""
+
+    size = {"longest_edge": 256}  # noqa: RUF012
+    pad_size = {"height": 256, "width": 256}  # noqa: RUF012
+    mask_size = {"longest_edge": 256}  # noqa: RUF012
+    mask_pad_size = {"height": 256, "width": 256}  # noqa: RUF012
+
+    def __init__(self, image_size: int | None = None, **kwargs: Any):
+        if image_size is not None:
+            square = {"height": image_size, "width": image_size}
+            longest = {"longest_edge": image_size}
+            kwargs = {
+                "size": longest,
+                "mask_size": longest,
+                "pad_size": square,
+                "mask_pad_size": square,
+                **kwargs,
+            }
+        super().__init__(**kwargs)
+
+    def preprocess(
+        self, images: ImageLike | list[ImageLike], segmentation_maps: Any = None, **kwargs: Any
+    ) -> BatchFeature:
+        """
+        Resizes with the aspect ratio kept, normalises, and pads at the right and the bottom.
+
+        Args:
+            images: One image or a list: paths, URLs, PIL images, arrays or tensors of any mode; or one 4-D array.
+            segmentation_maps: The masks, one per image, of the same size: boolean, {0, 1} or [0, 255].
+
+        Returns:
+            `BatchFeature` with `pixel_values` of shape `(batch, 3, size, size)`, `original_sizes` and
+            `reshaped_input_sizes` as `(height, width)` pairs, and with masks `labels` of shape
+            `(batch, size, size)` in {0, 1}.
+
+        Raises:
+            FileNotFoundError, ValueError: An image cannot be used, or a mask does not fit its image.
+        """
+        images = as_list(images)
+        if not images:
+            raise ValueError("images is empty; pass at least one image.")
+        images = [read_rgb(image, name=f"image {index}") for index, image in enumerate(images)]
+        if segmentation_maps is not None:
+            segmentation_maps = as_list(segmentation_maps, dimensions=2)
+            if len(segmentation_maps) != len(images):
+                raise ValueError(f"{len(segmentation_maps)} masks were given for {len(images)} images.")
+            masks = [read_mask(mask, name=f"mask {index}") for index, mask in enumerate(segmentation_maps)]
+            for index, (image, mask) in enumerate(zip(images, masks, strict=True)):
+                if mask.shape != (image.height, image.width):
+                    raise ValueError(
+                        f"mask {index} is {mask.shape[1]}x{mask.shape[0]} pixels but its image is "
+                        f"{image.width}x{image.height}; export both at the same size."
+                    )
+            segmentation_maps = [mask.astype(np.uint8) for mask in masks]
+        return super().preprocess(images, segmentation_maps, **kwargs)
+
+    def _get_preprocess_shape(self, old_shape: tuple[int, int], longest_edge: int) -> tuple[int, int]:
+        """SAM's resized size, but never less than a pixel for a sliver of an image."""
+        height, width = super()._get_preprocess_shape(old_shape, longest_edge)
+        return max(height, 1), max(width, 1)
+
+    def restore(self, maps: torch.Tensor, original_size: tuple[int, int]) -> torch.Tensor:
+        """
+        Brings the model's maps of one image back to its original size: padding off, bilinear.
+
+        Args:
+            maps (`torch.Tensor` of shape `(..., height, width)`): Logits, probabilities or uncertainties.
+            original_size (`tuple[int, int]`): Height and width of the image.
+
+        Returns:
+            `torch.Tensor` of shape `(..., original height, original width)`, float32.
+        """
+        lead = maps.shape[:-2]
+        reshaped = self._get_preprocess_shape(original_size, self.size["longest_edge"])
+        restored = self.post_process_masks(
+            [maps.float().reshape(1, -1, *maps.shape[-2:])], [original_size], [reshaped], binarize=False
+        )[0]
+        return restored.reshape(*lead, *original_size)
+
+    def post_process_semantic_segmentation(
+        self,
+        outputs: Any,
+        target_sizes: list[tuple[int, int]] | torch.Tensor | None = None,
+        return_segmentation_scores: bool = False,
+    ) -> list[Any]:
+        """
+        The final mask of each image: 0 background, 1 lesion.
+
+        Args:
+            outputs ([`SFRecSamOutput`]): Of a batch with one prompt per image.
+            target_sizes (`list[tuple[int, int]]`, *optional*):
+                Original height and width of each image; the padded mask itself without it.
+            return_segmentation_scores (`bool`): Also the lesion probability at each pixel.
+
+        Returns:
+            List of `torch.LongTensor` of shape `(height, width)`, or of objects with `segmentation` and
+            `segmentation_scores`.
+
+        Raises:
+            ValueError: `target_sizes` does not name one size per image.
+        """
+        logits = outputs["pred_masks"][:, 0, 0]
+        if target_sizes is not None and len(target_sizes) != len(logits):
+            raise ValueError(f"{len(target_sizes)} target_sizes were given for {len(logits)} images.")
+        results = []
+        for index, image in enumerate(logits):
+            if target_sizes is not None:
+                image = self.restore(image, tuple(int(side) for side in target_sizes[index]))
+            mask = (image > 0).long()
+            if return_segmentation_scores:
+                from transformers.modeling_outputs import SemanticSegmentationPostProcessorOutput
+
+                mask = SemanticSegmentationPostProcessorOutput(
+                    data={"segmentation": mask, "segmentation_scores": image.float().sigmoid()}
+                )
+            results.append(mask)
+        return results
+
+    def to_dict(self) -> dict[str, Any]:
+        """Adds which class loads on which backend, with and without torchvision."""
+        module = "image_processing_sfrecsam"
+        return {
+            **super().to_dict(),
+            "image_processor_type": "SFRecSamImageProcessor",
+            "auto_map": {
+                "AutoImageProcessor": [f"{module}.SFRecSamImageProcessorPil", f"{module}.SFRecSamImageProcessor"]
+            },
+        }
+
+
+def as_list(images: Any, dimensions: int = 3) -> list[Any]:
+    """One image, a stack of images along a first axis, or a sequence of images, as a list."""
+    if isinstance(images, (str, Path, PIL.Image.Image)):
+        return [images]
+    if isinstance(images, (np.ndarray, torch.Tensor)):
+        return list(images) if images.ndim > dimensions else [images]
+    return list(images)
+
+
+class SFRecSamImageProcessorPil(_AnyImage, SamImageProcessorPil):
+    """The image processor on Pillow alone."""
+
+
+class SFRecSamImageProcessor(_AnyImage, DefaultImageProcessor):
+    """The image processor; on torchvision where it is installed."""
+
+
+SFRecSamImageProcessorPil.register_for_auto_class()
+SFRecSamImageProcessor.register_for_auto_class()
+
+__all__ = ["SFRecSamImageProcessor", "SFRecSamImageProcessorPil"]

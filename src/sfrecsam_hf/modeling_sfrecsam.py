@@ -1,0 +1,617 @@
+"""SF-RecSAM: encode -> prompt -> decode -> correct, as a `SamModel`."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import SamModel
+from transformers.models.sam.modeling_sam import (
+    SamMaskDecoder,
+    SamPositionalEmbedding,
+    SamPromptEncoder,
+    SamTwoWayAttentionBlock,
+)
+from transformers.utils import ModelOutput
+from transformers.utils.output_capturing import OutputRecorder
+
+from .coarse_mask import CoarseMaskHead, HighResolutionJoin
+from .configuration_sfrecsam import SFRecSamConfig
+from .false_corrector import CorrectorOutput, DualFalseCorrector
+from .frequency_fusion import SpatialFrequencyBranch
+from .losses import base_losses, checked_labels, correction_losses, multimask_loss
+from .prompts import ABSENT, Prompts, automatic_prompts, given_prompts, group_by_kind, jittered
+from .uncertainty import UncertaintyHead, uncertainty_from_samples
+from .vision_encoder import SFRecSamPreTrainedModel, SFRecSamVisionEncoder
+
+EMPTY_LOGIT = -20.0
+NEW_MODULES = (
+    "adapter",
+    "cross_attention",
+    "branch",
+    "coarse_mask_head",
+    "high_resolution_join",
+    "corrector",
+    "uncertainty_head",
+)
+CORRECTION_MODULES = ("corrector", "uncertainty_head")
+LOSS_WEIGHTS = {"coarse": 1.0, "segmentation": 1.0, "multimask": 0.25, "presence": 0.2, "iou": 0.1}
+
+
+@dataclass
+class SFRecSamImageEmbeddings(ModelOutput):
+    r"""
+    All that one encoder pass yields; give it to `forward(image_embeddings=...)` to answer new prompts.
+
+    Args:
+        image_embeddings (`torch.Tensor` of shape `(batch, channels, grid, grid)`): SAM's image embeddings.
+        high_resolution_features (`torch.Tensor` of shape `(batch, features, height, width)`): At the mask's stride.
+        coarse_masks (`torch.Tensor` of shape `(batch, 1, height, width)`): Coarse logits.
+        presence_logits (`torch.Tensor` of shape `(batch,)`): Logits of "there is a lesion".
+        valid_region (`torch.Tensor` of shape `(batch, 1, height, width)`): True on the image, False on padding.
+        vision_hidden_states, vision_attentions (`tuple[torch.Tensor, ...]`, *optional*): As for `SamModel`.
+    """
+
+    image_embeddings: Tensor | None = None
+    high_resolution_features: Tensor | None = None
+    coarse_masks: Tensor | None = None
+    presence_logits: Tensor | None = None
+    valid_region: Tensor | None = None
+    vision_hidden_states: tuple[Tensor, ...] | None = None
+    vision_attentions: tuple[Tensor, ...] | None = None
+
+    def repeat(self, owner: Tensor) -> "SFRecSamImageEmbeddings":
+        """The embeddings of the images that `owner` of shape `(rows,)` names, one per row."""
+        tensors = {name: value[owner] for name, value in self.items() if isinstance(value, Tensor)}
+        return SFRecSamImageEmbeddings(**tensors)
+
+
+@dataclass
+class SFRecSamOutput(ModelOutput):
+    r"""
+    Output of [`SFRecSamModel`]. Masks are logits at `config.mask_stride`, foreground above 0; `(batch, prompts, masks,
+    height, width)` unless stated otherwise.
+
+    Args:
+        loss (`torch.Tensor` of shape `()`, *optional*): With `labels`: weighted sum of the terms being trained.
+        loss_terms (`dict[str, torch.Tensor]`, *optional*): Each term, unweighted.
+        iou_scores (`torch.Tensor` of shape `(batch, prompts, masks)`): SAM's estimate of each mask's IoU.
+        pred_masks: Final logits, after correction.
+        initial_masks: Logits before correction.
+        coarse_masks (`torch.Tensor` of shape `(batch, 1, height, width)`): Logits of the coarse-mask head.
+        mean_probability: Mean over the samples, in [0, 1]; of the single pass with `mc_samples=0`.
+        predictive_entropy: In bits, in [0, 1]; from the learned head with `mc_samples=0`.
+        mutual_information: Epistemic part of it, in bits; 0 with `mc_samples=0`.
+        suspicious_region: Boolean; where correction was allowed.
+        false_positive_probability: That foreground should become background, in [0, 1].
+        false_negative_probability: That background should become foreground, in [0, 1].
+        presence_logits (`torch.Tensor` of shape `(batch,)`): Logits of "there is a lesion".
+        prompt_points (`torch.Tensor` of shape `(batch, prompts, points, 2)`): Points that were used, in input
+            pixels; -10 where there was none.
+        prompt_labels (`torch.Tensor` of shape `(batch, prompts, points)`): Their labels; -10 where there was none.
+        prompt_boxes (`torch.Tensor` of shape `(batch, prompts, 4)`): Boxes that were used; -10 where there was none.
+        prompt_is_automatic (`torch.Tensor` of shape `(batch, prompts)`): True where the model prompted itself.
+        vision_hidden_states, vision_attentions (`tuple[torch.Tensor, ...]`, *optional*): As for `SamModel`.
+    """
+
+    loss: Tensor | None = None
+    loss_terms: dict[str, Tensor] | None = None
+    iou_scores: Tensor | None = None
+    pred_masks: Tensor | None = None
+    initial_masks: Tensor | None = None
+    coarse_masks: Tensor | None = None
+    mean_probability: Tensor | None = None
+    predictive_entropy: Tensor | None = None
+    mutual_information: Tensor | None = None
+    suspicious_region: Tensor | None = None
+    false_positive_probability: Tensor | None = None
+    false_negative_probability: Tensor | None = None
+    presence_logits: Tensor | None = None
+    prompt_points: Tensor | None = None
+    prompt_labels: Tensor | None = None
+    prompt_boxes: Tensor | None = None
+    prompt_is_automatic: Tensor | None = None
+    vision_hidden_states: tuple[Tensor, ...] | None = None
+    vision_attentions: tuple[Tensor, ...] | None = None
+
+
+@dataclass
+class SampleNoise:
+    """Noise of the stochastic passes, drawn once and shared by all images, so that no batch changes a mask."""
+
+    embedding: Tensor
+    features: Tensor
+    prompts: Tensor
+
+    def only(self, sample: int) -> "SampleNoise":
+        """The noise of one pass."""
+        chosen = slice(sample, sample + 1)
+        return SampleNoise(self.embedding[chosen], self.features[chosen], self.prompts[chosen])
+
+
+class SFRecSamModel(SFRecSamPreTrainedModel, SamModel):
+    r"""
+    Segment Anything extended by spatial-frequency fusion, automatic prompts, uncertainty and dual false correction.
+
+    Called with an image alone it prompts itself. With points, boxes or masks it answers those, as `SamModel` does.
+    """
+
+    config: SFRecSamConfig
+    _can_record_outputs = {  # noqa: RUF012
+        "mask_decoder_attentions": OutputRecorder(SamTwoWayAttentionBlock, index=2)
+    }
+
+    def __init__(self, config: SFRecSamConfig):
+        super(SamModel, self).__init__(config)
+        self.shared_image_embedding = SamPositionalEmbedding(config.vision_config)
+        self.vision_encoder = SFRecSamVisionEncoder(config.vision_config)
+        self.prompt_encoder = SamPromptEncoder(config)
+        config.mask_decoder_config._attn_implementation = config._attn_implementation
+        self.mask_decoder = SamMaskDecoder(config.mask_decoder_config)
+
+        channels = config.branch_channels
+        fused = config.fusion != "none"
+        self.branch = None
+        if fused:
+            self.branch = SpatialFrequencyBranch(channels, config.filter_bins, config.fusion == "spatial-frequency")
+        self.coarse_mask_head = CoarseMaskHead(
+            config.vision_config.output_channels, channels, config.mask_stride, skips=fused
+        )
+        feature_channels = channels[config.mask_stride.bit_length() - 2]
+        self.high_resolution_join = HighResolutionJoin(feature_channels)
+        self.uncertainty_head = UncertaintyHead(feature_channels, config.corrector_channels)
+        self.corrector = DualFalseCorrector(feature_channels, config.corrector_channels, config.correctors)
+        self.training_stage: int | None = None
+        self.post_init()
+
+    def freeze_base(self) -> int:
+        """Freezes every original SAM weight, leaving what SF-RecSAM adds, and returns how many numbers train."""
+        for name, parameter in self.named_parameters():
+            parameter.requires_grad_(any(part in name for part in NEW_MODULES))
+        return self.num_parameters(only_trainable=True)
+
+    def train_stage(self, stage: int, freeze_base: bool = False) -> int:
+        """
+        Chooses what trains: 1, everything up to the initial mask; 2, the corrector and the uncertainty head alone.
+
+        Args:
+            stage (`int`): 1 or 2 (paper section 3.4).
+            freeze_base (`bool`): In stage 1, keep the original SAM weights as they are.
+
+        Returns:
+            `int`: How many numbers train.
+        """
+        if stage not in (1, 2):
+            raise ValueError(f"stage={stage} must be 1 or 2.")
+        self.training_stage = stage
+        for name, parameter in self.named_parameters():
+            correction = name.split(".")[0] in CORRECTION_MODULES
+            frozen = freeze_base and not any(part in name for part in NEW_MODULES)
+            parameter.requires_grad_(correction if stage == 2 else not (correction or frozen))
+        return self.num_parameters(only_trainable=True)
+
+    def encode(
+        self, pixel_values: Tensor, reshaped_input_sizes: Tensor | None = None, **kwargs
+    ) -> SFRecSamImageEmbeddings:
+        """
+        Runs the image encoder and the spatial-frequency branch, once per image.
+
+        Args:
+            pixel_values (`torch.Tensor` of shape `(batch, channels, image_size, image_size)`): From the processor.
+            reshaped_input_sizes (`torch.Tensor` of shape `(batch, 2)`, *optional*):
+                Height and width of each image inside its padding; without it nothing is padding.
+        """
+        valid = _valid_region(pixel_values, reshaped_input_sizes)
+        pyramid = [] if self.branch is None else self.branch(pixel_values, valid.to(pixel_values.dtype))
+        vision = self.vision_encoder(pixel_values, pyramid[-1] if pyramid else None, **kwargs)
+        features, coarse, presence = self.coarse_mask_head(vision.last_hidden_state, pyramid)
+        stride = self.config.mask_stride
+        return SFRecSamImageEmbeddings(
+            image_embeddings=vision.last_hidden_state,
+            high_resolution_features=features,
+            coarse_masks=coarse,
+            presence_logits=presence,
+            valid_region=valid[..., stride // 2 :: stride, stride // 2 :: stride],
+            vision_hidden_states=vision.hidden_states,
+            vision_attentions=vision.attentions,
+        )
+
+    @torch.no_grad()
+    def get_image_embeddings(
+        self, pixel_values: Tensor, reshaped_input_sizes: Tensor | None = None, **kwargs
+    ) -> SFRecSamImageEmbeddings:
+        """What `encode` returns, without gradients: compute it once per image and prompt it as often as you like."""
+        return self.encode(pixel_values, reshaped_input_sizes, **kwargs)
+
+    def forward(
+        self,
+        pixel_values: Tensor | None = None,
+        input_points: Tensor | None = None,
+        input_labels: Tensor | None = None,
+        input_boxes: Tensor | None = None,
+        input_masks: Tensor | None = None,
+        image_embeddings: SFRecSamImageEmbeddings | None = None,
+        multimask_output: bool = False,
+        labels: Tensor | None = None,
+        mc_samples: int | None = None,
+        generator: torch.Generator | None = None,
+        reshaped_input_sizes: Tensor | None = None,
+        original_sizes: Tensor | None = None,
+        suspicion_threshold: float | None = None,
+        presence_threshold: float | None = None,
+        correctors: tuple[str, ...] | list[str] | None = None,
+        sample_encoder: bool = False,
+        **kwargs,
+    ) -> SFRecSamOutput:
+        """
+        Args:
+            pixel_values (`torch.Tensor` of shape `(batch, channels, image_size, image_size)`, *optional*):
+                From the image processor. Give either this or `image_embeddings`.
+            input_points (`torch.Tensor` of shape `(batch, prompts, points, 2)`, *optional*):
+                `(x, y)` in input pixels. Rows whose labels are all -10 and that have no box prompt themselves.
+            input_labels (`torch.Tensor` of shape `(batch, prompts, points)`, *optional*):
+                1 foreground, 0 background, -10 no point.
+            input_boxes (`torch.Tensor` of shape `(batch, prompts, 4)`, *optional*):
+                `(x1, y1, x2, y2)` in input pixels; four times -10 is no box.
+            input_masks (`torch.Tensor` of shape `(batch, 1, 4 * grid, 4 * grid)`, *optional*): Mask prompt logits.
+            image_embeddings ([`SFRecSamImageEmbeddings`], *optional*): From `get_image_embeddings`.
+            multimask_output (`bool`): SAM's three masks per prompt in place of one.
+            labels (`torch.Tensor` of shape `(batch, height, width)`, *optional*):
+                Ground truth in {0, 1} at any resolution with the input's aspect ratio, padding included.
+            mc_samples (`int`, *optional*): Overrides the configuration.
+            generator (`torch.Generator`, *optional*): Source of the sampling noise; seed 0 if not given.
+            reshaped_input_sizes (`torch.Tensor` of shape `(batch, 2)`, *optional*): From the image processor.
+            original_sizes (`torch.Tensor` of shape `(batch, 2)`, *optional*):
+                Accepted so that the processor's output can be passed whole; not used.
+            suspicion_threshold, presence_threshold (`float`, *optional*): Override the configuration.
+            correctors (`Sequence[str]`, *optional*): Overrides the configuration with a subset of it.
+            sample_encoder (`bool`): Reference mode: repeats the encoder with dropout for each sample. Measures what
+                sampling behind a single encoder pass costs in quality; slow.
+
+        Raises:
+            ValueError: Neither or both of image and embeddings are given, or prompts or labels do not fit.
+        """
+        if (pixel_values is None) == (image_embeddings is None):
+            raise ValueError("Give either pixel_values or image_embeddings, and not both.")
+        if sample_encoder and pixel_values is None:
+            raise ValueError("sample_encoder=True repeats the encoder and needs pixel_values.")
+        mc_samples = self.config.mc_samples if mc_samples is None else mc_samples
+        correcting = self.training_stage != 1 or not self.training
+        generator = generator or torch.Generator().manual_seed(0)
+
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.training_stage != 2):
+            encoded = (
+                self.encode(pixel_values, reshaped_input_sizes, **kwargs)
+                if image_embeddings is None
+                else _checked_embeddings(image_embeddings)
+            )
+            rows = self._prompt(encoded, input_points, input_labels, input_boxes, input_masks)
+            noise = self._draw_noise(mc_samples, generator) if mc_samples and correcting else None
+            masks, iou_scores = self._decode(rows, multimask_output, noise)
+            if noise is not None and sample_encoder:
+                samples = self._sample_encoder(
+                    pixel_values, reshaped_input_sizes, rows, multimask_output, noise, generator
+                )
+                masks = torch.cat([masks[:1], samples])
+
+        masks = torch.where(rows.encoded.valid_region[None], masks, EMPTY_LOGIT)
+        initial = masks[0] if self.training else self._without_absent(masks[0], rows, presence_threshold)
+        final, correction = initial, None
+        if correcting:
+            correction = self._correct(initial, masks[1:], rows, suspicion_threshold, correctors)
+            final = correction.logits
+
+        loss, terms = None, None
+        if labels is not None:
+            terms = self._loss_terms(labels, encoded, rows, masks[0], iou_scores, initial, correction)
+            loss = sum(LOSS_WEIGHTS.get(name, 1.0) * term for name, term in terms.items())
+
+        return SFRecSamOutput(
+            loss=loss,
+            loss_terms=terms,
+            iou_scores=rows.per_image(iou_scores),
+            pred_masks=rows.per_image(final),
+            initial_masks=rows.per_image(initial),
+            coarse_masks=torch.where(encoded.valid_region, encoded.coarse_masks, EMPTY_LOGIT),
+            presence_logits=encoded.presence_logits,
+            prompt_is_automatic=rows.per_image(rows.automatic),
+            vision_hidden_states=encoded.vision_hidden_states,
+            vision_attentions=encoded.vision_attentions,
+            **rows.used_prompts(),
+            **({} if correction is None else correction.maps(rows)),
+        )
+
+    def _prompt(
+        self,
+        encoded: SFRecSamImageEmbeddings,
+        input_points: Tensor | None,
+        input_labels: Tensor | None,
+        input_boxes: Tensor | None,
+        input_masks: Tensor | None,
+    ) -> "PromptedRows":
+        """One row per mask to decode: the caller's prompts where there are any, automatic ones elsewhere."""
+        batch, device = len(encoded.presence_logits), encoded.image_embeddings.device
+        given, prompts_per_image = given_prompts(
+            input_points, input_labels, input_boxes, input_masks, batch, self.config.vision_config.image_size
+        )
+        rows = encoded.repeat(torch.arange(batch, device=device).repeat_interleave(prompts_per_image))
+        groups = []
+        automatic = torch.zeros(batch * prompts_per_image, dtype=torch.bool, device=device)
+        for index, prompts in group_by_kind(given, batch * prompts_per_image):
+            index = index.to(device)
+            if prompts is None:
+                automatic[index] = True
+                grid = self.config.prompt_encoder_config.image_embedding_size
+                coarse = torch.where(rows.valid_region, rows.coarse_masks, EMPTY_LOGIT)
+                prompts = automatic_prompts(
+                    coarse[index], self.config.vision_config.image_size, self.config.box_margin, 4 * grid
+                )
+            groups.append((index, prompts))
+        return PromptedRows(rows, groups, automatic, prompts_per_image)
+
+    def _draw_noise(self, samples: int, generator: torch.Generator) -> SampleNoise:
+        """Noise of `1 + samples` passes, the first of them without any."""
+        keep = 1 - self.config.sample_dropout
+        device, dtype = self.device, self.dtype
+
+        def channel_dropout(channels: int) -> Tensor:
+            kept = torch.rand(samples, channels, generator=generator, device=generator.device) < keep
+            clean = torch.ones(1, channels, device=generator.device)
+            return torch.cat([clean, kept / keep]).to(device, dtype)[:, None, :, None, None]
+
+        jitter = torch.randn(samples, 4, generator=generator, device=generator.device)
+        jitter = torch.cat([torch.zeros_like(jitter[:1]), jitter * self.config.prompt_jitter])
+        return SampleNoise(
+            embedding=channel_dropout(self.config.vision_config.output_channels),
+            features=channel_dropout(self.coarse_mask_head.classify.in_channels),
+            prompts=jitter.to(device),
+        )
+
+    def _decode(
+        self, rows: "PromptedRows", multimask_output: bool, noise: SampleNoise | None
+    ) -> tuple[Tensor, Tensor]:
+        """
+        Runs SAM's decoder and the high-resolution join, all samples of a group in one batch.
+
+        Returns:
+            Logits of shape `(1 + samples, rows, masks, height, width)`, the first without noise, and IoU estimates
+            of shape `(rows, masks)`.
+        """
+        order = torch.cat([index for index, _ in rows.groups])
+        decoded = [
+            self._decode_group(rows.encoded.repeat(index), prompts, multimask_output, noise)
+            for index, prompts in rows.groups
+        ]
+        restore = order.argsort()
+        masks = torch.cat([masks for masks, _ in decoded], dim=1)[:, restore]
+        return masks, torch.cat([iou for _, iou in decoded])[restore]
+
+    def _decode_group(
+        self,
+        encoded: SFRecSamImageEmbeddings,
+        prompts: Prompts,
+        multimask_output: bool,
+        noise: SampleNoise | None,
+    ) -> tuple[Tensor, Tensor]:
+        image, features = encoded.image_embeddings, encoded.high_resolution_features
+        coarse, count = encoded.coarse_masks, image.shape[0]
+        if noise is not None:
+            image = (image * noise.embedding).flatten(0, 1)
+            features = (features * noise.features).flatten(0, 1)
+            coarse = self.coarse_mask_head.classify(features)
+            prompts = jittered(prompts, noise.prompts, self.config.vision_config.image_size)
+        elif self.training:
+            image = F.dropout2d(image, self.config.sample_dropout)
+            features = F.dropout2d(features, self.config.sample_dropout)
+        sparse, dense = self.prompt_encoder(
+            input_points=None if prompts.points is None else prompts.points[:, None],
+            input_labels=None if prompts.labels is None else prompts.labels[:, None],
+            input_boxes=None if prompts.boxes is None else prompts.boxes[:, None],
+            input_masks=None if prompts.masks is None else prompts.masks.to(image.dtype),
+        )
+        masks, iou_scores = self.mask_decoder(
+            image_embeddings=image,
+            image_positional_embeddings=self.get_image_wide_positional_embeddings().expand(len(image), -1, -1, -1),
+            sparse_prompt_embeddings=sparse,
+            dense_prompt_embeddings=dense,
+            multimask_output=multimask_output,
+        )
+        per_prompt = masks.shape[2]
+        masks = self.high_resolution_join(
+            masks.flatten(0, 2)[:, None],
+            features.repeat_interleave(per_prompt, dim=0),
+            coarse.repeat_interleave(per_prompt, dim=0),
+        )
+        return masks.view(-1, count, per_prompt, *masks.shape[-2:]), iou_scores[:count, 0]
+
+    def _sample_encoder(
+        self,
+        pixel_values: Tensor,
+        reshaped_input_sizes: Tensor | None,
+        rows: "PromptedRows",
+        multimask_output: bool,
+        noise: SampleNoise,
+        generator: torch.Generator,
+    ) -> Tensor:
+        """Reference for the uncertainty: encoder dropout redrawn for every sample, image by image."""
+        dropouts = [module for module in self.vision_encoder.modules() if isinstance(module, torch.nn.Dropout)]
+        seed = int(torch.randint(2**31, (1,), generator=generator, device=generator.device))
+        samples = []
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+            for sample in range(1, len(noise.prompts)):
+                for dropout in dropouts:
+                    dropout.train()
+                passes = []
+                for image in range(len(pixel_values)):
+                    torch.manual_seed(seed + sample)
+                    sizes = None if reshaped_input_sizes is None else reshaped_input_sizes[image : image + 1]
+                    passes.append(self.encode(pixel_values[image : image + 1], sizes))
+                for dropout in dropouts:
+                    dropout.train(self.training)
+                owner = torch.arange(len(passes), device=self.device).repeat_interleave(rows.prompts_per_image)
+                encoded = SFRecSamImageEmbeddings(
+                    **{name: torch.cat([single[name] for single in passes])[owner] for name in rows.encoded}
+                )
+                redrawn = PromptedRows(encoded, rows.groups, rows.automatic, rows.prompts_per_image)
+                masks, _ = self._decode(redrawn, multimask_output, noise.only(sample))
+                samples.append(masks[0])
+        return torch.stack(samples)
+
+    def _without_absent(self, initial: Tensor, rows: "PromptedRows", threshold: float | None) -> Tensor:
+        """Empties the masks of self-prompted images in which the presence score sees no lesion."""
+        threshold = self.config.presence_threshold if threshold is None else threshold
+        absent = rows.automatic & (rows.encoded.presence_logits.sigmoid() < threshold)
+        return torch.where(absent[:, None, None, None], EMPTY_LOGIT, initial)
+
+    def _correct(
+        self,
+        initial: Tensor,
+        samples: Tensor,
+        rows: "PromptedRows",
+        threshold: float | None,
+        correctors: tuple[str, ...] | list[str] | None,
+    ) -> "Correction":
+        """Finds the suspicious region of each initial mask and corrects inside it; the base gets no gradient."""
+        shape = initial.shape
+        initial = initial.detach().flatten(0, 1)[:, None]
+        features = rows.encoded.high_resolution_features.detach().repeat_interleave(shape[1], dim=0)
+        possible = initial > EMPTY_LOGIT
+        entropy_logits = self.uncertainty_head(features, initial.sigmoid())
+        if len(samples):
+            probabilities = samples.detach().flatten(1, 2)[:, :, None].sigmoid() * possible
+            mean, entropy, information = uncertainty_from_samples(probabilities)
+        else:
+            mean, entropy = initial.float().sigmoid(), entropy_logits.detach().float().sigmoid() * possible
+            information = torch.zeros_like(entropy)
+        corrected = self.corrector(
+            mean_probability=mean,
+            uncertainty=entropy,
+            mutual_information=information,
+            features=features,
+            initial_logits=initial,
+            suspicion_threshold=self.config.suspicion_threshold if threshold is None else threshold,
+            correctors=self.config.correctors if correctors is None else correctors,
+        )
+        return Correction(
+            logits=corrected.logits.view(shape),
+            corrected=corrected,
+            mean_probability=mean,
+            predictive_entropy=entropy,
+            mutual_information=information,
+            entropy_logits=entropy_logits,
+        )
+
+    def _loss_terms(
+        self,
+        labels: Tensor,
+        encoded: SFRecSamImageEmbeddings,
+        rows: "PromptedRows",
+        raw_initial: Tensor,
+        iou_scores: Tensor,
+        initial: Tensor,
+        correction: "Correction | None",
+    ) -> dict[str, Tensor]:
+        images, target = checked_labels(labels, len(encoded.presence_logits), rows.prompts_per_image)
+        terms = {}
+        if self.training_stage != 2:
+            coarse = torch.where(encoded.valid_region, encoded.coarse_masks, EMPTY_LOGIT)
+            three, three_iou = self._decode(rows, True, None)
+            three = torch.where(rows.encoded.valid_region, three[0], EMPTY_LOGIT)
+            terms |= base_losses(images, target, coarse, encoded.presence_logits, raw_initial, iou_scores)
+            terms["multimask"] = multimask_loss(three, three_iou, target)
+        if correction is not None:
+            terms |= correction_losses(
+                target.repeat_interleave(initial.shape[1], dim=0),
+                initial.flatten(0, 1)[:, None],
+                correction.corrected,
+                correction.entropy_logits,
+                correction.predictive_entropy,
+            )
+        return terms
+
+
+@dataclass
+class PromptedRows:
+    """One row per mask to decode: its image's embeddings, and its prompts in groups of one kind."""
+
+    encoded: SFRecSamImageEmbeddings
+    groups: list[tuple[Tensor, Prompts]]
+    automatic: Tensor
+    prompts_per_image: int
+
+    def per_image(self, value: Tensor) -> Tensor:
+        """Rows back to `(batch, prompts, ...)`."""
+        return value.view(-1, self.prompts_per_image, *value.shape[1:])
+
+    def used_prompts(self) -> dict[str, Tensor]:
+        """The prompts as `forward` takes them, with -10 where a row has none of a kind."""
+        rows, device = len(self.automatic), self.automatic.device
+        most = max((prompts.labels.shape[1] for _, prompts in self.groups if prompts.labels is not None), default=0)
+        points = torch.full((rows, most, 2), float(ABSENT), device=device)
+        labels = torch.full((rows, most), ABSENT, dtype=torch.int, device=device)
+        boxes = torch.full((rows, 4), float(ABSENT), device=device)
+        for index, prompts in self.groups:
+            if prompts.points is not None:
+                count = prompts.labels.shape[1]
+                points[index, :count] = prompts.points
+                labels[index, :count] = prompts.labels.int()
+            if prompts.boxes is not None:
+                boxes[index] = prompts.boxes
+        return {
+            "prompt_points": self.per_image(points),
+            "prompt_labels": self.per_image(labels),
+            "prompt_boxes": self.per_image(boxes),
+        }
+
+
+@dataclass
+class Correction:
+    """The corrector's answer and the uncertainty it was based on; maps are `(rows * masks, 1, height, width)`."""
+
+    logits: Tensor
+    corrected: CorrectorOutput
+    mean_probability: Tensor
+    predictive_entropy: Tensor
+    mutual_information: Tensor
+    entropy_logits: Tensor
+
+    def maps(self, rows: PromptedRows) -> dict[str, Tensor | None]:
+        """The maps of [`SFRecSamOutput`], `(batch, prompts, masks, height, width)`."""
+        corrected = self.corrected
+        flat = {
+            "mean_probability": self.mean_probability,
+            "predictive_entropy": self.predictive_entropy,
+            "mutual_information": self.mutual_information,
+            "suspicious_region": corrected.suspicious_region,
+        }
+        for name in ("false_positive", "false_negative"):
+            logits = getattr(corrected, f"{name}_logits")
+            flat[f"{name}_probability"] = None if logits is None else logits.sigmoid()
+        return {
+            name: None if value is None else rows.per_image(value.view(self.logits.shape))
+            for name, value in flat.items()
+        }
+
+
+def _valid_region(pixel_values: Tensor, reshaped_input_sizes: Tensor | None) -> Tensor:
+    """True on the image and False on its padding, of shape `(batch, 1, height, width)`."""
+    batch, _, height, width = pixel_values.shape
+    if reshaped_input_sizes is None:
+        return torch.ones(batch, 1, height, width, dtype=torch.bool, device=pixel_values.device)
+    sizes = torch.as_tensor(reshaped_input_sizes, device=pixel_values.device).view(-1, 2)
+    rows = torch.arange(height, device=pixel_values.device) < sizes[:, :1]
+    columns = torch.arange(width, device=pixel_values.device) < sizes[:, 1:]
+    return (rows[:, :, None] & columns[:, None, :])[:, None]
+
+
+def _checked_embeddings(image_embeddings: SFRecSamImageEmbeddings) -> SFRecSamImageEmbeddings:
+    """Rebuilds the embeddings by name: pipelines hand them on as a plain `ModelOutput`."""
+    if isinstance(image_embeddings, Tensor) or "coarse_masks" not in image_embeddings:
+        raise ValueError(
+            "image_embeddings must be what SFRecSamModel.get_image_embeddings returns: the embeddings alone lack the "
+            "high-resolution features."
+        )
+    return SFRecSamImageEmbeddings(**dict(image_embeddings.items()))
+
+
+__all__ = ["SFRecSamImageEmbeddings", "SFRecSamModel", "SFRecSamOutput"]

@@ -1,0 +1,111 @@
+"""Processor: the image processor plus prompts, mapped to the model's input and padded across a mixed batch."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import BatchFeature, SamProcessor
+
+from .prompts import ABSENT
+
+
+class SFRecSamProcessor(SamProcessor):
+    """
+    Prepares images and prompts. Unlike SAM's, a batch may mix images with many, few and no prompts.
+
+    Args:
+        image_processor ([`SFRecSamImageProcessor`]): Prepares the images.
+    """
+
+    attributes = ["image_processor"]  # noqa: RUF012
+    image_processor_class = "AutoImageProcessor"
+
+    def __call__(
+        self,
+        images: Any,
+        segmentation_maps: Any = None,
+        input_points: list[Any] | None = None,
+        input_labels: list[Any] | None = None,
+        input_boxes: list[Any] | None = None,
+        **kwargs: Any,
+    ) -> BatchFeature:
+        """
+        Args:
+            images: As for [`SFRecSamImageProcessor.preprocess`].
+            segmentation_maps: As for [`SFRecSamImageProcessor.preprocess`].
+            input_points (`list`, *optional*):
+                For each image its `[x, y]` points in its own pixels, or a list of such lists (one mask each), or
+                None for an image that the model is to prompt itself.
+            input_labels (`list`, *optional*): The same nesting: 1 for lesion, 0 for background; all 1 if left out.
+            input_boxes (`list`, *optional*): For each image its `[x1, y1, x2, y2]` boxes, one mask each, or None.
+
+        Returns:
+            `BatchFeature` that can be passed to the model whole.
+
+        Raises:
+            ValueError: A prompt lies outside its image, or the prompts do not fit the images.
+        """
+        kwargs.setdefault("return_tensors", "pt")
+        encoding = self.image_processor(images, segmentation_maps=segmentation_maps, **kwargs)
+        sizes = [tuple(int(side) for side in size) for size in encoding["original_sizes"]]
+        for name, given in (("input_points", input_points), ("input_boxes", input_boxes)):
+            if given is not None and len(given) != len(sizes):
+                raise ValueError(f"{name} has {len(given)} entries for {len(sizes)} images; give one or None each.")
+        points = labels = boxes = None
+        if input_points is not None:
+            points, labels = zip(*map(_points_and_labels, input_points, input_labels or [None] * len(sizes)), strict=True)
+            points = [self._mapped(point, size, "input_points") for point, size in zip(points, sizes, strict=True)]
+        if input_boxes is not None:
+            boxes = [np.zeros((0, 4)) if box is None else np.asarray(box, float).reshape(-1, 4) for box in input_boxes]
+            boxes = [self._mapped(box, size, "input_boxes") for box, size in zip(boxes, sizes, strict=True)]
+        rows = max([len(entry) for entry in [*(points or []), *(boxes or [])]] + [1])
+        if points is not None:
+            most = max([entry.shape[1] for entry in points] + [1])
+            encoding["input_points"] = torch.stack([_padded(entry, (rows, most, 2)) for entry in points])
+            encoding["input_labels"] = torch.stack([_padded(entry, (rows, most)) for entry in labels]).int()
+        if boxes is not None:
+            encoding["input_boxes"] = torch.stack([_padded(entry, (rows, 4)) for entry in boxes])
+        return encoding
+
+    def _mapped(self, coordinates: np.ndarray, size: tuple[int, int], name: str) -> np.ndarray:
+        """Coordinates of the original image in pixels of the model's input; absent ones stay absent."""
+        height, width = size
+        absent = coordinates == ABSENT
+        limits = np.tile([width, height], coordinates.shape[-1] // 2)
+        if not (absent | ((coordinates >= 0) & (coordinates <= limits))).all():
+            raise ValueError(f"{name} {coordinates.tolist()} lie outside their image of {width}x{height} pixels.")
+        resized = self.image_processor._get_preprocess_shape(size, self.target_size)
+        scale = np.tile([resized[1] / width, resized[0] / height], coordinates.shape[-1] // 2)
+        return np.where(absent, ABSENT, coordinates * scale)
+
+
+def _points_and_labels(points: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
+    """The points of one image as `(prompts, points, 2)` and their labels, padded with `ABSENT`."""
+    if points is None or len(points) == 0:
+        return np.zeros((0, 1, 2)), np.zeros((0, 1))
+    nested = points if np.ndim(points[0][0]) else [points]
+    if labels is None:
+        labels = [[1] * len(prompt) for prompt in nested]
+    elif np.ndim(labels[0]) == 0:
+        labels = [labels]
+    if [len(prompt) for prompt in nested] != [len(prompt) for prompt in labels]:
+        raise ValueError("input_labels must have one label for each of input_points.")
+    most = max(len(prompt) for prompt in nested)
+    padded = np.full((len(nested), most, 2), float(ABSENT))
+    padded_labels = np.full((len(nested), most), ABSENT)
+    for row, (prompt, label) in enumerate(zip(nested, labels, strict=True)):
+        padded[row, : len(prompt)] = np.asarray(prompt, float)
+        padded_labels[row, : len(label)] = label
+    return padded, padded_labels
+
+
+def _padded(values: np.ndarray, shape: tuple[int, ...]) -> torch.Tensor:
+    """`values` in the corner of a float tensor of `shape` that is otherwise `ABSENT`."""
+    filled = torch.full(shape, float(ABSENT))
+    filled[tuple(slice(side) for side in values.shape)] = torch.as_tensor(values, dtype=torch.float)
+    return filled
+
+
+SFRecSamProcessor.register_for_auto_class()
+
+__all__ = ["SFRecSamProcessor"]
