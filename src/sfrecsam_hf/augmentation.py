@@ -5,10 +5,13 @@ processes, or on whether training was interrupted.
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+Draw = Callable[..., Tensor]
 
 
 def augment(
@@ -43,7 +46,7 @@ def _column(values: Tensor) -> Tensor:
     return values[:, None, None, None]
 
 
-def _affine(images: Tensor, masks: Tensor, sizes: Tensor, uniform) -> tuple[Tensor, Tensor, Tensor]:  # noqa: ANN001
+def _affine(images: Tensor, masks: Tensor, sizes: Tensor, uniform: Draw) -> tuple[Tensor, Tensor, Tensor]:
     """Flip, rotation to 15 degrees, scale to 1.35, stretch to 1.16 and shift about the image's own centre."""
     height, width = images.shape[-2:]
     side = torch.tensor([height, width])
@@ -73,7 +76,7 @@ def _affine(images: Tensor, masks: Tensor, sizes: Tensor, uniform) -> tuple[Tens
     )
 
 
-def _intensity(images: Tensor, generators: list[torch.Generator], uniform) -> Tensor:  # noqa: ANN001
+def _intensity(images: Tensor, generators: list[torch.Generator], uniform: Draw) -> Tensor:
     height, width = images.shape[-2:]
     images = images.clamp(0, 1) ** _column(uniform(-0.5, 0.5, 0.6).exp())
     images = images * _column(uniform(-0.35, 0.35, 0.6).exp())

@@ -133,7 +133,9 @@ def scan(source: str | Path) -> tuple[str, list[Sample]]:
         samples = scanner(opened)
         if samples:
             return layout, samples
-    raise ValueError(f"{source} holds no images with masks in a layout that is known; see `sfrecsam data --help`.")
+    raise ValueError(
+        f"{source} holds no images with masks in a layout that is known; see `sfrecsam data --help`."
+    )
 
 
 def scan_busi(root: Source) -> list[Sample]:
@@ -254,7 +256,9 @@ def _folders(root: Source) -> Iterator[Source]:
 
 def _pictures(folder: Source) -> list[Source]:
     found = [path for path in folder.iterdir() if path.suffix.lower() in EXTENSIONS]
-    return sorted(found, key=lambda path: [int(part) if part.isdigit() else part for part in _digits(path.name)])
+    return sorted(
+        found, key=lambda path: [int(part) if part.isdigit() else part for part in _digits(path.name)]
+    )
 
 
 def _digits(name: str) -> list[str]:
@@ -292,7 +296,9 @@ def _with_splits(samples: list[Sample], splits: str | Path | None, split: str | 
         return samples
     path = Path(splits)
     if not path.is_file():
-        raise FileNotFoundError(f"{splits} does not exist; give a CSV with the columns image, group and split.")
+        raise FileNotFoundError(
+            f"{splits} does not exist; give a CSV with the columns image, group and split."
+        )
     with path.open(newline="") as file:
         rows = {row["image"]: row for row in csv.DictReader(file)}
     chosen = []

@@ -47,7 +47,9 @@ class FrequencyFilter(nn.Module):
         height, width = features.shape[-2:]
         with torch.autocast(features.device.type, enabled=False):
             spectrum = torch.fft.rfft2(features.float(), norm="ortho")
-            filtered = torch.fft.irfft2(spectrum * self.response(height, width), s=(height, width), norm="ortho")
+            filtered = torch.fft.irfft2(
+                spectrum * self.response(height, width), s=(height, width), norm="ortho"
+            )
         return filtered.to(features.dtype)
 
 
@@ -112,7 +114,9 @@ class ConvBlock(nn.Module):
         self.norm2 = nn.GroupNorm(groups, channels)
         self.shortcut = nn.Identity()
         if stride > 1 or in_channels != channels:
-            self.shortcut = nn.Sequential(nn.AvgPool2d(stride), nn.Conv2d(in_channels, channels, 1, bias=False))
+            self.shortcut = nn.Sequential(
+                nn.AvgPool2d(stride), nn.Conv2d(in_channels, channels, 1, bias=False)
+            )
 
     def forward(self, features: Tensor) -> Tensor:
         hidden = F.relu(self.norm1(self.conv1(features)))

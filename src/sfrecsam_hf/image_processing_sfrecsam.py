@@ -21,10 +21,10 @@ else:
 class _AnyImage:
     """What both backends share: reading, the resized size, and the way back."""
 
-    size = {"longest_edge": 256}  # noqa: RUF012
-    pad_size = {"height": 256, "width": 256}  # noqa: RUF012
-    mask_size = {"longest_edge": 256}  # noqa: RUF012
-    mask_pad_size = {"height": 256, "width": 256}  # noqa: RUF012
+    size = {"longest_edge": 256}
+    pad_size = {"height": 256, "width": 256}
+    mask_size = {"longest_edge": 256}
+    mask_pad_size = {"height": 256, "width": 256}
 
     def __init__(self, image_size: int | None = None, **kwargs: Any):
         if image_size is not None:
@@ -144,7 +144,10 @@ class _AnyImage:
             **super().to_dict(),
             "image_processor_type": "SFRecSamImageProcessor",
             "auto_map": {
-                "AutoImageProcessor": [f"{module}.SFRecSamImageProcessorPil", f"{module}.SFRecSamImageProcessor"]
+                "AutoImageProcessor": [
+                    f"{module}.SFRecSamImageProcessorPil",
+                    f"{module}.SFRecSamImageProcessor",
+                ]
             },
         }
 

@@ -125,7 +125,7 @@ def _rgb_array(pixels: np.ndarray | torch.Tensor, name: str) -> np.ndarray:
     array = array[..., :3].astype(np.float32) if array.dtype != np.uint8 else array[..., :3]
     if array.dtype != np.uint8:
         low, high = float(array.min()), float(array.max())
-        if 0 <= low and high <= 1:
+        if low >= 0 and high <= 1:
             array = array * 255
         elif low < 0 or high > 255:
             array = (array - low) * (255 / max(high - low, 1e-6))

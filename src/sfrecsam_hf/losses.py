@@ -172,9 +172,14 @@ def correction_loss(correction_logits: Tensor, should_change: Tensor, where: Ten
         correction_logits (`torch.Tensor` of shape `(rows, 1, h, w)`): Logits of "this label is false".
         should_change (`torch.Tensor` of the same shape): True where the initial label is false.
         where (`torch.Tensor` of the same shape): The corrector's suspicious pixels.
+
+    Returns:
+        `torch.Tensor` of shape `()`: mean over the rows of each row's mean, so that batches can be split at will.
     """
-    loss = F.binary_cross_entropy_with_logits(correction_logits.float(), should_change.float(), reduction="none")
-    return (loss * where).sum() / where.sum().clamp(min=1)
+    loss = F.binary_cross_entropy_with_logits(
+        correction_logits.float(), should_change.float(), reduction="none"
+    )
+    return ((loss * where).sum((1, 2, 3)) / where.sum((1, 2, 3)).clamp(min=1)).mean()
 
 
 def uncertainty_loss(uncertainty_logits: Tensor, entropy: Tensor, error: Tensor, target: Tensor) -> Tensor:

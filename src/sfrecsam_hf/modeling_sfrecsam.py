@@ -137,9 +137,7 @@ class SFRecSamModel(SFRecSamPreTrainedModel, SamModel):
     """
 
     config: SFRecSamConfig
-    _can_record_outputs = {  # noqa: RUF012
-        "mask_decoder_attentions": OutputRecorder(SamTwoWayAttentionBlock, index=2)
-    }
+    _can_record_outputs = {"mask_decoder_attentions": OutputRecorder(SamTwoWayAttentionBlock, index=2)}
 
     def __init__(self, config: SFRecSamConfig):
         super(SamModel, self).__init__(config)
@@ -153,7 +151,9 @@ class SFRecSamModel(SFRecSamPreTrainedModel, SamModel):
         fused = config.fusion != "none"
         self.branch = None
         if fused:
-            self.branch = SpatialFrequencyBranch(channels, config.filter_bins, config.fusion == "spatial-frequency")
+            self.branch = SpatialFrequencyBranch(
+                channels, config.filter_bins, config.fusion == "spatial-frequency"
+            )
         self.coarse_mask_head = CoarseMaskHead(
             config.vision_config.output_channels, channels, config.mask_stride, skips=fused
         )
@@ -411,7 +411,9 @@ class SFRecSamModel(SFRecSamPreTrainedModel, SamModel):
         )
         masks, iou_scores = self.mask_decoder(
             image_embeddings=image,
-            image_positional_embeddings=self.get_image_wide_positional_embeddings().expand(len(image), -1, -1, -1),
+            image_positional_embeddings=self.get_image_wide_positional_embeddings().expand(
+                len(image), -1, -1, -1
+            ),
             sparse_prompt_embeddings=sparse,
             dense_prompt_embeddings=dense,
             multimask_output=multimask_output,
@@ -434,7 +436,9 @@ class SFRecSamModel(SFRecSamPreTrainedModel, SamModel):
         generator: torch.Generator,
     ) -> Tensor:
         """Reference for the uncertainty: encoder dropout redrawn for every sample, image by image."""
-        dropouts = [module for module in self.vision_encoder.modules() if isinstance(module, torch.nn.Dropout)]
+        dropouts = [
+            module for module in self.vision_encoder.modules() if isinstance(module, torch.nn.Dropout)
+        ]
         seed = int(torch.randint(2**31, (1,), generator=generator, device=generator.device))
         samples = []
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
@@ -448,7 +452,9 @@ class SFRecSamModel(SFRecSamPreTrainedModel, SamModel):
                     passes.append(self.encode(pixel_values[image : image + 1], sizes))
                 for dropout in dropouts:
                     dropout.train(self.training)
-                owner = torch.arange(len(passes), device=self.device).repeat_interleave(rows.prompts_per_image)
+                owner = torch.arange(len(passes), device=self.device).repeat_interleave(
+                    rows.prompts_per_image
+                )
                 encoded = SFRecSamImageEmbeddings(
                     **{name: torch.cat([single[name] for single in passes])[owner] for name in rows.encoded}
                 )
@@ -546,7 +552,9 @@ class PromptedRows:
     def used_prompts(self) -> dict[str, Tensor]:
         """The prompts as `forward` takes them, with -10 where a row has none of a kind."""
         rows, device = len(self.automatic), self.automatic.device
-        most = max((prompts.labels.shape[1] for _, prompts in self.groups if prompts.labels is not None), default=0)
+        most = max(
+            (prompts.labels.shape[1] for _, prompts in self.groups if prompts.labels is not None), default=0
+        )
         points = torch.full((rows, most, 2), float(ABSENT), device=device)
         labels = torch.full((rows, most), ABSENT, dtype=torch.int, device=device)
         boxes = torch.full((rows, 4), float(ABSENT), device=device)

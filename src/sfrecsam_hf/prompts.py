@@ -107,7 +107,9 @@ def given_prompts(
             f"input_points must have shape (batch, prompts, points, 2), but got {tuple(input_points.shape)}."
         )
     if input_boxes is not None and (input_boxes.ndim != 3 or input_boxes.shape[-1] != 4):
-        raise ValueError(f"input_boxes must have shape (batch, prompts, 4), but got {tuple(input_boxes.shape)}.")
+        raise ValueError(
+            f"input_boxes must have shape (batch, prompts, 4), but got {tuple(input_boxes.shape)}."
+        )
     if input_labels is not None and input_points is None:
         raise ValueError("input_labels need input_points; pass both or neither.")
     if input_points is not None and input_labels is None:
@@ -221,7 +223,9 @@ def jittered(prompts: Prompts, noise: Tensor, image_size: int) -> Prompts:
     if prompts.boxes is not None:
         side = (prompts.boxes[:, 2:] - prompts.boxes[:, :2]).repeat(1, 2)
         moved = (prompts.boxes[None] + noise[:, None] * side).clamp(0, image_size)
-        boxes = torch.cat([torch.minimum(moved[..., :2], moved[..., 2:]), moved[..., 2:]], dim=-1).flatten(0, 1)
+        boxes = torch.cat([torch.minimum(moved[..., :2], moved[..., 2:]), moved[..., 2:]], dim=-1).flatten(
+            0, 1
+        )
     return Prompts(
         points=points,
         labels=None if prompts.labels is None else prompts.labels.repeat(samples, 1),

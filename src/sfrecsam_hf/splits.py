@@ -22,7 +22,9 @@ def near_duplicate_groups(images: list[PIL.Image.Image], similarity: float = SIM
     Returns:
         `list[int]`: A group number per image.
     """
-    small = np.stack([np.asarray(image.convert("L").resize((SIDE, SIDE), PIL.Image.Resampling.BOX)) for image in images])
+    small = np.stack(
+        [np.asarray(image.convert("L").resize((SIDE, SIDE), PIL.Image.Resampling.BOX)) for image in images]
+    )
     small = small.astype(np.float32)
     margin = 2
     inner = _normalised(small[:, margin:-margin, margin:-margin])

@@ -84,7 +84,7 @@ class SFRecSamPreTrainedModel(SamPreTrainedModel):
     """Initialises what SF-RecSAM adds: every new path ends in zeros, so that an extended SAM is still that SAM."""
 
     config: SFRecSamConfig
-    _no_split_modules = ["SFRecSamVisionLayer"]  # noqa: RUF012
+    _no_split_modules = ["SFRecSamVisionLayer"]
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -110,7 +110,7 @@ class SFRecSamVisionEncoder(SFRecSamPreTrainedModel, SamVisionEncoder):
     """SAM's image encoder with the differences above."""
 
     config: SFRecSamVisionConfig
-    _can_record_outputs = {  # noqa: RUF012
+    _can_record_outputs = {
         "hidden_states": SFRecSamVisionLayer,
         "attentions": SamVisionAttention,
     }
