@@ -45,9 +45,7 @@ class SFRecSamVisionConfig(SamVisionConfig):
         self.initializer_range = max(self.initializer_range, 0.02)
         self.scale = 1
         if self.image_size % self.patch_size:
-            raise ValueError(
-                f"image_size={self.image_size} must be a multiple of patch_size={self.patch_size}."
-            )
+            raise ValueError(f"image_size={self.image_size} must be a multiple of patch_size={self.patch_size}.")
         if (self.patch_kernel_size - self.patch_size) % 2:
             raise ValueError(
                 f"patch_kernel_size={self.patch_kernel_size} and patch_size={self.patch_size} must differ by an "
@@ -110,10 +108,7 @@ class SFRecSamConfig(SamConfig):
     box_margin: float | int = 0.1
 
     def __post_init__(self, **kwargs):
-        if (
-            isinstance(self.vision_config, PreTrainedConfig)
-            and self.vision_config.model_type == "sam_vision_model"
-        ):
+        if isinstance(self.vision_config, PreTrainedConfig) and self.vision_config.model_type == "sam_vision_model":
             self.vision_config = self.vision_config.to_dict()
         if isinstance(self.vision_config, dict):
             self.vision_config = {**self.vision_config, "model_type": SFRecSamVisionConfig.model_type}
@@ -130,9 +125,7 @@ class SFRecSamConfig(SamConfig):
         if self.fusion not in FUSIONS:
             raise ValueError(f"fusion={self.fusion!r} is not one of {FUSIONS}.")
         if unknown := set(self.correctors) - set(CORRECTORS):
-            raise ValueError(
-                f"correctors={tuple(self.correctors)} names {unknown}; choose from {CORRECTORS}."
-            )
+            raise ValueError(f"correctors={tuple(self.correctors)} names {unknown}; choose from {CORRECTORS}.")
         strides = [2 ** (level + 1) for level in range(len(self.branch_channels))]
         if not strides or strides[-1] != self.vision_config.patch_size:
             raise ValueError(

@@ -133,9 +133,7 @@ def scan(source: str | Path) -> tuple[str, list[Sample]]:
         samples = scanner(opened)
         if samples:
             return layout, samples
-    raise ValueError(
-        f"{source} holds no images with masks in a layout that is known; see `sfrecsam data --help`."
-    )
+    raise ValueError(f"{source} holds no images with masks in a layout that is known; see `sfrecsam data --help`.")
 
 
 def scan_busi(root: Source) -> list[Sample]:
@@ -256,9 +254,7 @@ def _folders(root: Source) -> Iterator[Source]:
 
 def _pictures(folder: Source) -> list[Source]:
     found = [path for path in folder.iterdir() if path.suffix.lower() in EXTENSIONS]
-    return sorted(
-        found, key=lambda path: [int(part) if part.isdigit() else part for part in _digits(path.name)]
-    )
+    return sorted(found, key=lambda path: [int(part) if part.isdigit() else part for part in _digits(path.name)])
 
 
 def _digits(name: str) -> list[str]:
@@ -294,13 +290,7 @@ def _with_splits(samples: list[Sample], splits: str | Path | None, split: str | 
         if split is not None:
             raise ValueError(f"split={split!r} needs a splits CSV with the columns image, group and split.")
         return samples
-    path = Path(splits)
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{splits} does not exist; give a CSV with the columns image, group and split."
-        )
-    with path.open(newline="") as file:
-        rows = {row["image"]: row for row in csv.DictReader(file)}
+    rows = _split_rows(splits)
     chosen = []
     for sample in samples:
         row = rows.get(sample.name)
@@ -308,6 +298,23 @@ def _with_splits(samples: list[Sample], splits: str | Path | None, split: str | 
             sample.group, sample.split = row["group"], row["split"]
             chosen.append(sample)
     return chosen
+
+
+def named_in(splits: str | Path, samples: list[Sample]) -> bool:
+    """Whether a splits CSV names any of these images."""
+    rows = _split_rows(splits)
+    return any(sample.name in rows for sample in samples)
+
+
+def _split_rows(splits: str | Path) -> dict[str, dict[str, str]]:
+    path = Path(splits)
+    if not path.is_file():
+        raise FileNotFoundError(f"{splits} does not exist; give a CSV with the columns image, group and split.")
+    with path.open(newline="") as file:
+        reader = csv.DictReader(file)
+        if not {"image", "group", "split"} <= set(reader.fieldnames or []):
+            raise ValueError(f"{splits} needs the columns image, group and split.")
+        return {row["image"]: row for row in reader}
 
 
 def _read(sample: Sample) -> tuple[PIL.Image.Image, np.ndarray]:
@@ -345,9 +352,7 @@ def _to_dataset(samples: list[Sample], source: str | Path, split: str | None = N
         encoded = io.BytesIO()
         PIL.Image.fromarray(mask.astype(np.uint8) * 255).save(encoded, format="PNG")
         inside_zip = not isinstance(sample.image, Path)
-        rows["image"].append(
-            {"bytes": sample.image.read_bytes() if inside_zip else None, "path": str(sample.image)}
-        )
+        rows["image"].append({"bytes": sample.image.read_bytes() if inside_zip else None, "path": str(sample.image)})
         rows["mask"].append({"bytes": encoded.getvalue(), "path": None})
         rows["label"].append(sample.label if sample.label in LABELS else "unknown")
         rows["name"].append(sample.name)

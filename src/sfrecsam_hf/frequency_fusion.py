@@ -4,6 +4,8 @@ A light convolutional branch sees what a ViT misses: speckle texture and faint b
 go through a learnable filter in the Fourier domain, and attention over channels and positions mixes the two.
 """
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -47,9 +49,7 @@ class FrequencyFilter(nn.Module):
         height, width = features.shape[-2:]
         with torch.autocast(features.device.type, enabled=False):
             spectrum = torch.fft.rfft2(features.float(), norm="ortho")
-            filtered = torch.fft.irfft2(
-                spectrum * self.response(height, width), s=(height, width), norm="ortho"
-            )
+            filtered = torch.fft.irfft2(spectrum * self.response(height, width), s=(height, width), norm="ortho")
         return filtered.to(features.dtype)
 
 
@@ -66,9 +66,7 @@ class AttentionFusion(nn.Module):
     def __init__(self, channels: int):
         super().__init__()
         squeezed = max(channels // 4, 8)
-        self.channel_gate = nn.Sequential(
-            nn.Linear(2 * channels, squeezed), nn.GELU(), nn.Linear(squeezed, channels)
-        )
+        self.channel_gate = nn.Sequential(nn.Linear(2 * channels, squeezed), nn.GELU(), nn.Linear(squeezed, channels))
         self.position_gate = nn.Conv2d(4, 1, kernel_size=7, padding=3)
 
     def forward(self, spatial: Tensor, frequency: Tensor) -> Tensor:
@@ -114,9 +112,7 @@ class ConvBlock(nn.Module):
         self.norm2 = nn.GroupNorm(groups, channels)
         self.shortcut = nn.Identity()
         if stride > 1 or in_channels != channels:
-            self.shortcut = nn.Sequential(
-                nn.AvgPool2d(stride), nn.Conv2d(in_channels, channels, 1, bias=False)
-            )
+            self.shortcut = nn.Sequential(nn.AvgPool2d(stride), nn.Conv2d(in_channels, channels, 1, bias=False))
 
     def forward(self, features: Tensor) -> Tensor:
         hidden = F.relu(self.norm1(self.conv1(features)))
@@ -149,7 +145,7 @@ class SpatialFrequencyBranch(nn.Module):
         )
         self.stages = nn.ModuleList(
             nn.Sequential(ConvBlock(previous, current, stride=2), ConvBlock(current, current))
-            for previous, current in zip(channels[:-1], channels[1:], strict=True)
+            for previous, current in pairwise(channels)
         )
         filtered = channels[1:] if use_frequency else []
         self.filters = nn.ModuleList(FrequencyFilter(width, filter_bins) for width in filtered)

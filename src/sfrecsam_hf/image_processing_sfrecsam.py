@@ -1,5 +1,6 @@
 """Image processor of SF-RecSAM: SAM's, for any image, at 256 px, and back to the exact original size."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,8 @@ class _AnyImage:
         """
         Resizes with the aspect ratio kept, normalises, and pads at the right and the bottom.
 
+        Colour is dropped: tissue has none, and a Doppler overlay or a coloured caption should not look like tissue.
+
         Args:
             images: One image or a list: paths, URLs, PIL images, arrays or tensors of any mode; or one 4-D array.
             segmentation_maps: The masks, one per image, of the same size: boolean, {0, 1} or [0, 255].
@@ -61,6 +64,7 @@ class _AnyImage:
         if not images:
             raise ValueError("images is empty; pass at least one image.")
         images = [read_rgb(image, name=f"image {index}") for index, image in enumerate(images)]
+        images = [image.convert("L").convert("RGB") for image in images]
         if segmentation_maps is not None:
             segmentation_maps = as_list(segmentation_maps, dimensions=2)
             if len(segmentation_maps) != len(images):
@@ -93,9 +97,8 @@ class _AnyImage:
         """
         lead = maps.shape[:-2]
         reshaped = self._get_preprocess_shape(original_size, self.size["longest_edge"])
-        restored = self.post_process_masks(
-            [maps.float().reshape(1, -1, *maps.shape[-2:])], [original_size], [reshaped], binarize=False
-        )[0]
+        maps = _without_padding(maps.float().reshape(1, -1, *maps.shape[-2:]), reshaped, self.pad_size["height"])
+        restored = self.post_process_masks([maps], [original_size], [reshaped], binarize=False)[0]
         return restored.reshape(*lead, *original_size)
 
     def post_process_semantic_segmentation(
@@ -150,6 +153,15 @@ class _AnyImage:
                 ]
             },
         }
+
+
+def _without_padding(maps: torch.Tensor, reshaped: tuple[int, int], side: int) -> torch.Tensor:
+    """Repeats the last row and column inside the image, so that padding does not bleed into what is resized."""
+    stride = side / maps.shape[-1]
+    height, width = (max(1, math.ceil((extent - stride // 2) / stride)) for extent in reshaped)
+    rows = torch.arange(maps.shape[-2], device=maps.device).clamp(max=height - 1)
+    columns = torch.arange(maps.shape[-1], device=maps.device).clamp(max=width - 1)
+    return maps[..., rows, :][..., columns]
 
 
 def as_list(images: Any, dimensions: int = 3) -> list[Any]:

@@ -176,9 +176,7 @@ def correction_loss(correction_logits: Tensor, should_change: Tensor, where: Ten
     Returns:
         `torch.Tensor` of shape `()`: mean over the rows of each row's mean, so that batches can be split at will.
     """
-    loss = F.binary_cross_entropy_with_logits(
-        correction_logits.float(), should_change.float(), reduction="none"
-    )
+    loss = F.binary_cross_entropy_with_logits(correction_logits.float(), should_change.float(), reduction="none")
     return ((loss * where).sum((1, 2, 3)) / where.sum((1, 2, 3)).clamp(min=1)).mean()
 
 

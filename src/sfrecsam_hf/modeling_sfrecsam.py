@@ -151,9 +151,7 @@ class SFRecSamModel(SFRecSamPreTrainedModel, SamModel):
         fused = config.fusion != "none"
         self.branch = None
         if fused:
-            self.branch = SpatialFrequencyBranch(
-                channels, config.filter_bins, config.fusion == "spatial-frequency"
-            )
+            self.branch = SpatialFrequencyBranch(channels, config.filter_bins, config.fusion == "spatial-frequency")
         self.coarse_mask_head = CoarseMaskHead(
             config.vision_config.output_channels, channels, config.mask_stride, skips=fused
         )
@@ -191,7 +189,11 @@ class SFRecSamModel(SFRecSamPreTrainedModel, SamModel):
         return self.num_parameters(only_trainable=True)
 
     def encode(
-        self, pixel_values: Tensor, reshaped_input_sizes: Tensor | None = None, **kwargs
+        self,
+        pixel_values: Tensor,
+        reshaped_input_sizes: Tensor | None = None,
+        pixel_mask: Tensor | None = None,
+        **kwargs,
     ) -> SFRecSamImageEmbeddings:
         """
         Runs the image encoder and the spatial-frequency branch, once per image.
@@ -200,8 +202,10 @@ class SFRecSamModel(SFRecSamPreTrainedModel, SamModel):
             pixel_values (`torch.Tensor` of shape `(batch, channels, image_size, image_size)`): From the processor.
             reshaped_input_sizes (`torch.Tensor` of shape `(batch, 2)`, *optional*):
                 Height and width of each image inside its padding; without it nothing is padding.
+            pixel_mask (`torch.Tensor` of shape `(batch, image_size, image_size)`, *optional*):
+                In its place, for padding of any shape: 1 on the image, 0 on padding.
         """
-        valid = _valid_region(pixel_values, reshaped_input_sizes)
+        valid = _valid_region(pixel_values, reshaped_input_sizes, pixel_mask)
         pyramid = [] if self.branch is None else self.branch(pixel_values, valid.to(pixel_values.dtype))
         vision = self.vision_encoder(pixel_values, pyramid[-1] if pyramid else None, **kwargs)
         features, coarse, presence = self.coarse_mask_head(vision.last_hidden_state, pyramid)
@@ -237,6 +241,7 @@ class SFRecSamModel(SFRecSamPreTrainedModel, SamModel):
         generator: torch.Generator | None = None,
         reshaped_input_sizes: Tensor | None = None,
         original_sizes: Tensor | None = None,
+        pixel_mask: Tensor | None = None,
         suspicion_threshold: float | None = None,
         presence_threshold: float | None = None,
         correctors: tuple[str, ...] | list[str] | None = None,
@@ -263,6 +268,7 @@ class SFRecSamModel(SFRecSamPreTrainedModel, SamModel):
             reshaped_input_sizes (`torch.Tensor` of shape `(batch, 2)`, *optional*): From the image processor.
             original_sizes (`torch.Tensor` of shape `(batch, 2)`, *optional*):
                 Accepted so that the processor's output can be passed whole; not used.
+            pixel_mask (`torch.Tensor` of shape `(batch, image_size, image_size)`, *optional*): As for `encode`.
             suspicion_threshold, presence_threshold (`float`, *optional*): Override the configuration.
             correctors (`Sequence[str]`, *optional*): Overrides the configuration with a subset of it.
             sample_encoder (`bool`): Reference mode: repeats the encoder with dropout for each sample. Measures what
@@ -281,7 +287,7 @@ class SFRecSamModel(SFRecSamPreTrainedModel, SamModel):
 
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.training_stage != 2):
             encoded = (
-                self.encode(pixel_values, reshaped_input_sizes, **kwargs)
+                self.encode(pixel_values, reshaped_input_sizes, pixel_mask, **kwargs)
                 if image_embeddings is None
                 else _checked_embeddings(image_embeddings)
             )
@@ -411,9 +417,7 @@ class SFRecSamModel(SFRecSamPreTrainedModel, SamModel):
         )
         masks, iou_scores = self.mask_decoder(
             image_embeddings=image,
-            image_positional_embeddings=self.get_image_wide_positional_embeddings().expand(
-                len(image), -1, -1, -1
-            ),
+            image_positional_embeddings=self.get_image_wide_positional_embeddings().expand(len(image), -1, -1, -1),
             sparse_prompt_embeddings=sparse,
             dense_prompt_embeddings=dense,
             multimask_output=multimask_output,
@@ -436,9 +440,7 @@ class SFRecSamModel(SFRecSamPreTrainedModel, SamModel):
         generator: torch.Generator,
     ) -> Tensor:
         """Reference for the uncertainty: encoder dropout redrawn for every sample, image by image."""
-        dropouts = [
-            module for module in self.vision_encoder.modules() if isinstance(module, torch.nn.Dropout)
-        ]
+        dropouts = [module for module in self.vision_encoder.modules() if isinstance(module, torch.nn.Dropout)]
         seed = int(torch.randint(2**31, (1,), generator=generator, device=generator.device))
         samples = []
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
@@ -452,9 +454,7 @@ class SFRecSamModel(SFRecSamPreTrainedModel, SamModel):
                     passes.append(self.encode(pixel_values[image : image + 1], sizes))
                 for dropout in dropouts:
                     dropout.train(self.training)
-                owner = torch.arange(len(passes), device=self.device).repeat_interleave(
-                    rows.prompts_per_image
-                )
+                owner = torch.arange(len(passes), device=self.device).repeat_interleave(rows.prompts_per_image)
                 encoded = SFRecSamImageEmbeddings(
                     **{name: torch.cat([single[name] for single in passes])[owner] for name in rows.encoded}
                 )
@@ -552,9 +552,7 @@ class PromptedRows:
     def used_prompts(self) -> dict[str, Tensor]:
         """The prompts as `forward` takes them, with -10 where a row has none of a kind."""
         rows, device = len(self.automatic), self.automatic.device
-        most = max(
-            (prompts.labels.shape[1] for _, prompts in self.groups if prompts.labels is not None), default=0
-        )
+        most = max((prompts.labels.shape[1] for _, prompts in self.groups if prompts.labels is not None), default=0)
         points = torch.full((rows, most, 2), float(ABSENT), device=device)
         labels = torch.full((rows, most), ABSENT, dtype=torch.int, device=device)
         boxes = torch.full((rows, 4), float(ABSENT), device=device)
@@ -601,9 +599,13 @@ class Correction:
         }
 
 
-def _valid_region(pixel_values: Tensor, reshaped_input_sizes: Tensor | None) -> Tensor:
+def _valid_region(
+    pixel_values: Tensor, reshaped_input_sizes: Tensor | None, pixel_mask: Tensor | None = None
+) -> Tensor:
     """True on the image and False on its padding, of shape `(batch, 1, height, width)`."""
     batch, _, height, width = pixel_values.shape
+    if pixel_mask is not None:
+        return pixel_mask[:, None] > 0
     if reshaped_input_sizes is None:
         return torch.ones(batch, 1, height, width, dtype=torch.bool, device=pixel_values.device)
     sizes = torch.as_tensor(reshaped_input_sizes, device=pixel_values.device).view(-1, 2)

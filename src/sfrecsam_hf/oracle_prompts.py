@@ -30,9 +30,7 @@ def random_click(mask: np.ndarray, rng: np.random.Generator) -> tuple[float, flo
     return float(columns[chosen]), float(rows[chosen])
 
 
-def loose_box(
-    mask: np.ndarray, rng: np.random.Generator, slack: float = 0.15
-) -> tuple[float, float, float, float]:
+def loose_box(mask: np.ndarray, rng: np.random.Generator, slack: float = 0.15) -> tuple[float, float, float, float]:
     """The box `(x1, y1, x2, y2)` of a non-empty mask, each side moved by up to `slack` of the box's extent."""
     rows, columns = np.nonzero(mask)
     x1, x2, y1, y2 = columns.min(), columns.max() + 1, rows.min(), rows.max() + 1

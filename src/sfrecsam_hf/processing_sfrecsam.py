@@ -50,22 +50,15 @@ class SFRecSamProcessor(SamProcessor):
         sizes = [tuple(int(side) for side in size) for size in encoding["original_sizes"]]
         for name, given in (("input_points", input_points), ("input_boxes", input_boxes)):
             if given is not None and len(given) != len(sizes):
-                raise ValueError(
-                    f"{name} has {len(given)} entries for {len(sizes)} images; give one or None each."
-                )
+                raise ValueError(f"{name} has {len(given)} entries for {len(sizes)} images; give one or None each.")
         points = labels = boxes = None
         if input_points is not None:
             points, labels = zip(
                 *map(_points_and_labels, input_points, input_labels or [None] * len(sizes)), strict=True
             )
-            points = [
-                self._mapped(point, size, "input_points") for point, size in zip(points, sizes, strict=True)
-            ]
+            points = [self._mapped(point, size, "input_points") for point, size in zip(points, sizes, strict=True)]
         if input_boxes is not None:
-            boxes = [
-                np.zeros((0, 4)) if box is None else np.asarray(box, float).reshape(-1, 4)
-                for box in input_boxes
-            ]
+            boxes = [np.zeros((0, 4)) if box is None else np.asarray(box, float).reshape(-1, 4) for box in input_boxes]
             boxes = [self._mapped(box, size, "input_boxes") for box, size in zip(boxes, sizes, strict=True)]
         rows = max([len(entry) for entry in [*(points or []), *(boxes or [])]] + [1])
         if points is not None:
@@ -82,9 +75,7 @@ class SFRecSamProcessor(SamProcessor):
         absent = coordinates == ABSENT
         limits = np.tile([width, height], coordinates.shape[-1] // 2)
         if not (absent | ((coordinates >= 0) & (coordinates <= limits))).all():
-            raise ValueError(
-                f"{name} {coordinates.tolist()} lie outside their image of {width}x{height} pixels."
-            )
+            raise ValueError(f"{name} {coordinates.tolist()} lie outside their image of {width}x{height} pixels.")
         resized = self.image_processor._get_preprocess_shape(size, self.target_size)
         scale = np.tile([resized[1] / width, resized[0] / height], coordinates.shape[-1] // 2)
         return np.where(absent, ABSENT, coordinates * scale)

@@ -49,9 +49,8 @@ def automatic_prompts(coarse_logits: Tensor, image_size: int, margin: float, mas
         mask_size (`int`): Side of the dense mask prompt.
     """
     coarse = coarse_logits.detach().float()
-    height, width = coarse.shape[-2:]
-    probability = coarse.sigmoid()
-    smooth = F.avg_pool2d(probability, 5, 1, 2, count_include_pad=False)[:, 0]
+    width = coarse.shape[-1]
+    smooth = F.avg_pool2d(coarse.sigmoid(), 5, 1, 2, count_include_pad=False)[:, 0]
     peak = smooth.flatten(1).argmax(dim=1)
     level = torch.minimum(smooth.new_tensor(0.5), 0.5 * smooth.amax((1, 2)))[:, None, None]
     foreground = smooth > level
@@ -107,9 +106,7 @@ def given_prompts(
             f"input_points must have shape (batch, prompts, points, 2), but got {tuple(input_points.shape)}."
         )
     if input_boxes is not None and (input_boxes.ndim != 3 or input_boxes.shape[-1] != 4):
-        raise ValueError(
-            f"input_boxes must have shape (batch, prompts, 4), but got {tuple(input_boxes.shape)}."
-        )
+        raise ValueError(f"input_boxes must have shape (batch, prompts, 4), but got {tuple(input_boxes.shape)}.")
     if input_labels is not None and input_points is None:
         raise ValueError("input_labels need input_points; pass both or neither.")
     if input_points is not None and input_labels is None:
@@ -223,9 +220,7 @@ def jittered(prompts: Prompts, noise: Tensor, image_size: int) -> Prompts:
     if prompts.boxes is not None:
         side = (prompts.boxes[:, 2:] - prompts.boxes[:, :2]).repeat(1, 2)
         moved = (prompts.boxes[None] + noise[:, None] * side).clamp(0, image_size)
-        boxes = torch.cat([torch.minimum(moved[..., :2], moved[..., 2:]), moved[..., 2:]], dim=-1).flatten(
-            0, 1
-        )
+        boxes = torch.cat([torch.minimum(moved[..., :2], moved[..., 2:]), moved[..., 2:]], dim=-1).flatten(0, 1)
     return Prompts(
         points=points,
         labels=None if prompts.labels is None else prompts.labels.repeat(samples, 1),

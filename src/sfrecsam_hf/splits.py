@@ -1,8 +1,12 @@
 """Near-duplicate detection, and splits that keep duplicates on one side."""
 
+from pathlib import Path
+
 import numpy as np
 import PIL.Image
 from datasets import Dataset, DatasetDict
+
+from .data import load_folder, named_in, scan
 
 SIDE = 32
 SIMILARITY = 0.92
@@ -90,3 +94,24 @@ def with_duplicate_groups(dataset: Dataset) -> Dataset:
     """The data set with `group` replaced by the near-duplicate groups found in its images."""
     groups = near_duplicate_groups(list(dataset["image"]))
     return dataset.remove_columns("group").add_column("group", [f"group {number}" for number in groups])
+
+
+def load_split(source: str | Path, split: str, splits: str | Path | None = None, seed: int = 0) -> Dataset:
+    """
+    One split of any data set: the CSV's if it names the images, else the data set's own, else our grouped one.
+
+    Args:
+        source (`str`): Folder or zip.
+        split (`str`): `"train"` or `"val"`.
+        splits (`str`, *optional*): CSV with `image,group,split`.
+        seed (`int`): Of the grouped split, four parts train to one part val.
+
+    Raises:
+        FileNotFoundError, ValueError: As for [`load_folder`].
+    """
+    _, samples = scan(source)
+    if splits is not None and named_in(splits, samples):
+        return load_folder(source, splits, split)
+    if any(sample.split for sample in samples):
+        return load_folder(source, split=split)
+    return grouped_split(with_duplicate_groups(load_folder(source)), {"train": 0.8, "val": 0.2}, seed)[split]

@@ -133,9 +133,7 @@ class SFRecSamVisionEncoder(SFRecSamPreTrainedModel, SamVisionEncoder):
 
     @merge_with_config_defaults
     @capture_outputs(tie_last_hidden_states=False)
-    def forward(
-        self, pixel_values: Tensor, fused_features: Tensor | None = None, **kwargs
-    ) -> SamVisionEncoderOutput:
+    def forward(self, pixel_values: Tensor, fused_features: Tensor | None = None, **kwargs) -> SamVisionEncoderOutput:
         """
         Args:
             pixel_values (`torch.Tensor` of shape `(batch, channels, image_size, image_size)`): Normalised image.

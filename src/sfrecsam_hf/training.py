@@ -1,0 +1,390 @@
+"""Two-stage training with Accelerate (paper section 3.4): first the base, then the corrector on top of it."""
+
+import json
+import shutil
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs, gather_object, set_seed
+from safetensors.torch import load_file, save_file
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+from transformers import get_scheduler
+
+from .calibration import calibrate
+from .configuration_sfrecsam import SFRecSamConfig
+from .drawing import contact_sheet, overlay
+from .image_processing_sfrecsam import SFRecSamImageProcessorPil
+from .metrics import overlap
+from .modeling_sfrecsam import SFRecSamModel
+from .processing_sfrecsam import SFRecSamProcessor
+from .segmentation import segment
+from .splits import load_split
+from .training_config import TrainingConfig
+from .training_data import EpochBatches, TrainingImages
+
+VALIDATION_BATCH = 8
+
+
+@dataclass
+class Progress:
+    """Where a run stands: everything that is needed beside the weights to go on from a step."""
+
+    stage: int = 1
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+    best: float = -1.0
+    waited: int = 0
+    averaged: int = 0
+    seconds: float = 0.0
+
+
+def train(config: TrainingConfig, resume: bool = False) -> Path:
+    """
+    Trains both stages and returns the folder of the best checkpoint, which loads with `from_pretrained`.
+
+    Args:
+        config ([`TrainingConfig`]): All settings; saved with the run.
+        resume (`bool`): Go on from the run's last state, sample for sample.
+
+    Raises:
+        FileExistsError: The output folder holds a run and `resume` is False.
+        FileNotFoundError: There is nothing to resume.
+        ValueError: The data cannot be used.
+    """
+    run = TrainingRun(config, resume)
+    while run.progress.stage <= 2:
+        run.train_stage()
+    run.close()
+    return run.output / "best"
+
+
+def build_model(config: TrainingConfig) -> SFRecSamModel:
+    """The model to train: a named size, a SAM extended, or a checkpoint of our own."""
+    if config.sam is not None:
+        return SFRecSamModel.from_sam(config.sam, **config.overrides)
+    sizes = {"tiny": SFRecSamConfig.tiny, "base": SFRecSamConfig.base}
+    if config.model in sizes:
+        return SFRecSamModel(sizes[config.model](**config.overrides))
+    return SFRecSamModel.from_pretrained(config.model)
+
+
+class TrainingRun:
+    """One run in one folder; a process may end at any moment and another go on from there."""
+
+    def __init__(self, config: TrainingConfig, resume: bool = False):
+        self.config, self.output = config, Path(config.output)
+        latest = self.output / "latest"
+        if resume and not latest.is_file():
+            raise FileNotFoundError(f"{latest} does not exist, so there is nothing to resume; train without --resume.")
+        if not resume and latest.is_file():
+            raise FileExistsError(f"{self.output} already holds a run; pass --resume or choose another --output.")
+        set_seed(config.seed)
+        sources = [load_split(source, "train", config.splits, config.seed) for source in config.train]
+        self.validation = load_split(config.validation, "val", config.splits, config.seed)
+        self.model = build_model(config).to(memory_format=torch.channels_last)
+        image_processor = SFRecSamImageProcessorPil(image_size=self.model.config.vision_config.image_size)
+        self.processor = SFRecSamProcessor(image_processor)
+        self.accelerator = Accelerator(
+            mixed_precision=config.mixed_precision,
+            gradient_accumulation_steps=config.accumulation,
+            log_with=config.tracker,
+            project_dir=str(self.output),
+            step_scheduler_with_optimizer=False,
+            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+        )
+        main = self.accelerator.is_main_process
+        self.images = TrainingImages(
+            sources,
+            image_processor,
+            config.seed,
+            config.augmentation,
+            config.click_share,
+            config.box_share,
+            quiet=not main,
+        )
+        self.batches = EpochBatches(
+            [len(source) for source in sources],
+            config.shares,
+            config.batch_size,
+            config.accumulation * self.accelerator.num_processes,
+            config.seed,
+        )
+        self.progress = Progress()
+        self.resumed = None
+        if resume:
+            self.resumed = self.output / latest.read_text()
+            self.progress = Progress(**json.loads((self.resumed / "progress.json").read_text()))
+        if main:
+            self.output.mkdir(parents=True, exist_ok=True)
+            config.to_yaml(self.output / "training.yaml")
+        if config.tracker is not None:
+            flat = {name: value for name, value in asdict(config).items() if isinstance(value, (int, float, str))}
+            self.accelerator.init_trackers("logs", config=flat)
+
+    def train_stage(self) -> None:
+        """One stage from its start, or from the state to resume, to its end; leaves its best model in `best/`."""
+        config, progress, accelerator = self.config, self.progress, self.accelerator
+        epochs = config.epochs if progress.stage == 1 else config.correction_epochs
+        if progress.stage == 2:
+            self.model.load_state_dict(SFRecSamModel.from_pretrained(self.output / "best").state_dict())
+            self._calibrate()
+        if epochs == 0:
+            progress.stage += 1
+            return
+        trainable = self.model.train_stage(progress.stage, config.freeze_base)
+        steps_per_epoch = self.batches.batches // (config.accumulation * accelerator.num_processes)
+        optimizer = self._optimizer()
+        warmup = round(config.warmup * epochs * steps_per_epoch)
+        scheduler = get_scheduler("cosine", optimizer, warmup, epochs * steps_per_epoch)
+        loader = DataLoader(self.images, batch_sampler=self.batches, collate_fn=_as_it_is, num_workers=config.workers)
+        average = None
+        if config.ema_decay:
+            average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay), use_buffers=True)
+            average.requires_grad_(False)
+        wrapped, optimizer, scheduler, loader = accelerator.prepare(self.model, optimizer, scheduler, loader)
+        self._header(trainable, epochs, steps_per_epoch)
+        if self.resumed is not None:
+            accelerator.load_state(str(self.resumed))
+            if average is not None and progress.averaged:
+                average.module.load_state_dict(load_file(self.resumed / "average.safetensors"))
+                average.n_averaged.fill_(progress.averaged)
+            self.resumed = None
+
+        while progress.epoch < epochs and not self._out_of_patience():
+            self._train_epoch(wrapped, average, optimizer, scheduler, loader, warmup)
+            self._validate(average.module if average is not None and progress.averaged else self.model)
+            progress.epoch, progress.batch = progress.epoch + 1, 0
+            self._save_state(average)
+        self.model = accelerator.unwrap_model(wrapped, keep_fp32_wrapper=False)
+        accelerator.free_memory()
+        self.progress = Progress(stage=progress.stage + 1, seconds=progress.seconds)
+
+    def _train_epoch(
+        self,
+        wrapped: torch.nn.Module,
+        average: AveragedModel | None,
+        optimizer: torch.optim.Optimizer,
+        scheduler: torch.optim.lr_scheduler.LRScheduler,
+        loader: DataLoader,
+        warmup: int,
+    ) -> None:
+        config, progress, accelerator = self.config, self.progress, self.accelerator
+        self.batches.epoch = progress.epoch + (progress.stage - 1) * config.epochs
+        self.batches.start = progress.batch
+        wrapped.train(progress.stage == 1)
+        bar = tqdm(
+            loader,
+            desc=f"stage {progress.stage} epoch {progress.epoch + 1}",
+            disable=not accelerator.is_main_process,
+        )
+        sums: dict[str, float] = {}
+        waiting = working = 0.0
+        seen, clock = 0, time.perf_counter()
+        for batch in bar:
+            loaded = time.perf_counter()
+            with accelerator.accumulate(wrapped):
+                outputs = wrapped(**batch, **self._stage_options())
+                accelerator.backward(outputs.loss)
+                if accelerator.sync_gradients:
+                    accelerator.clip_grad_norm_(self.model.parameters(), config.clip)
+                optimizer.step()
+                optimizer.zero_grad()
+            progress.batch += accelerator.num_processes
+            if accelerator.sync_gradients:
+                scheduler.step()
+                progress.step += 1
+                if average is not None and progress.step > warmup:
+                    average.update_parameters(self.model)
+                    progress.averaged += 1
+            for name, term in (outputs.loss_terms | {"loss": outputs.loss}).items():
+                sums[name] = sums.get(name, 0.0) + float(term.detach())
+            seen += 1
+            waiting, working = waiting + loaded - clock, working + time.perf_counter() - loaded
+            progress.seconds += time.perf_counter() - clock
+            bar.set_postfix(
+                loss=f"{sums['loss'] / seen:.3f}", data=f"{waiting / seen:.2f}s", step=f"{working / seen:.2f}s"
+            )
+            if config.save_steps and accelerator.sync_gradients and progress.step % config.save_steps == 0:
+                self._save_state(average)
+            clock = time.perf_counter()
+        means = {f"train/{name}": total / max(seen, 1) for name, total in sums.items()}
+        images = seen * config.batch_size * accelerator.num_processes
+        self._log(
+            {
+                **means,
+                "train/learning_rate": scheduler.get_last_lr()[0],
+                "time/data": waiting / max(seen, 1),
+                "time/step": working / max(seen, 1),
+                "time/images_per_second": images / max(waiting + working, 1e-9),
+            }
+        )
+
+    def _stage_options(self) -> dict:
+        """Stage 2 sees what inference sees: dropout off, samples drawn, no mask emptied."""
+        if self.progress.stage == 1:
+            return {}
+        seed = int(np.random.SeedSequence((self.config.seed, self.progress.step)).generate_state(1)[0])
+        return {
+            "generator": torch.Generator().manual_seed(seed),
+            "mc_samples": self.config.mc_samples,
+            "presence_threshold": 0.0,
+        }
+
+    def _optimizer(self) -> torch.optim.Optimizer:
+        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        groups = [
+            {"params": [x for x in trained if x.ndim > 1], "weight_decay": self.config.weight_decay},
+            {"params": [x for x in trained if x.ndim <= 1], "weight_decay": 0.0},
+        ]
+        rate = self.config.learning_rate if self.progress.stage == 1 else self.config.correction_learning_rate
+        return torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.99))
+
+    def _validate(self, model: SFRecSamModel) -> None:
+        """Mean Dice of the validation's lesion images, prompted by the model itself; keeps the best model."""
+        accelerator, progress = self.accelerator, self.progress
+        mine = range(accelerator.process_index, len(self.validation), accelerator.num_processes)
+        rows = self.validation.select(mine)
+        samples = 0 if progress.stage == 1 else self.config.mc_samples
+        results = []
+        with accelerator.autocast():
+            found = segment(
+                model.eval(),
+                self.processor,
+                rows["image"],
+                VALIDATION_BATCH,
+                mc_samples=samples,
+                presence_threshold=0.0,
+            )
+            for index, row, segmentation in zip(mine, rows, found, strict=True):
+                true = np.asarray(row["mask"]) > 0
+                results.append(
+                    {
+                        "index": index,
+                        "lesion": bool(true.any()),
+                        "initial": overlap(segmentation.initial_mask, true),
+                        "final": overlap(segmentation.mask, true),
+                        "presence": segmentation.presence,
+                        "mask": segmentation.mask,
+                    }
+                )
+        results = sorted(gather_object(results), key=lambda result: result["index"])
+        lesions = [result for result in results if result["lesion"]]
+        scores = {
+            f"validation/{mask}_{name}": float(np.mean([result[mask][name] for result in lesions]))
+            for mask in ("initial", "final")
+            for name in ("dice", "precision", "recall")
+        }
+        self._log(scores)
+        accelerator.print(
+            f"stage {progress.stage} epoch {progress.epoch + 1}: "
+            + ", ".join(f"{name.split('/')[1]} {value:.4f}" for name, value in scores.items())
+        )
+        dice = scores["validation/final_dice"]
+        progress.waited += 1
+        if dice > progress.best:
+            progress.best, progress.waited = dice, 0
+            self._save_best(model)
+        if accelerator.is_main_process and self.config.overlays:
+            self._draw(lesions[: self.config.overlays])
+
+    def _draw(self, results: list[dict]) -> None:
+        rows = [self.validation[result["index"]] for result in results]
+        tiles = [
+            overlay(row["image"], result["mask"], np.asarray(row["mask"]) > 0)
+            for row, result in zip(rows, results, strict=True)
+        ]
+        captions = [
+            f"{row['name']} Dice {result['final']['dice']:.2f}" for row, result in zip(rows, results, strict=True)
+        ]
+        folder = self.output / "overlays"
+        folder.mkdir(exist_ok=True)
+        name = f"stage{self.progress.stage}-epoch{self.progress.epoch + 1:03d}.png"
+        contact_sheet(tiles, captions).save(folder / name)
+
+    def _calibrate(self) -> None:
+        """Sets the thresholds of the configuration on the validation images."""
+        model = self.accelerator.unwrap_model(self.model).to(self.accelerator.device).eval()
+        thresholds = calibrate(model, self.processor, self.validation)
+        for name, value in thresholds.items():
+            setattr(self.model.config, name, value)
+        self.accelerator.print("calibrated on validation: " + ", ".join(f"{k} {v:.3f}" for k, v in thresholds.items()))
+        self._save_best(model)
+
+    def _save_best(self, model: SFRecSamModel) -> None:
+        """Replaces the files of `best/` one by one, so that it loads at any moment."""
+        if not self.accelerator.is_main_process:
+            return
+        fresh, best = self.output / "best.new", self.output / "best"
+        shutil.rmtree(fresh, ignore_errors=True)
+        model.save_pretrained(fresh)
+        self.processor.save_pretrained(fresh)
+        best.mkdir(exist_ok=True)
+        for path in fresh.iterdir():
+            path.replace(best / path.name)
+        fresh.rmdir()
+
+    def _save_state(self, average: AveragedModel | None) -> None:
+        """Writes a state beside the last one, then points to it."""
+        name = f"state-{self.progress.stage}-{self.progress.step:06d}"
+        fresh = self.output / "state.new"
+        if self.accelerator.is_main_process:
+            shutil.rmtree(fresh, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+        self.accelerator.save_state(str(fresh))
+        self.accelerator.wait_for_everyone()
+        if not self.accelerator.is_main_process:
+            return
+        if average is not None:
+            weights = {key: value.contiguous() for key, value in average.module.state_dict().items()}
+            weights.pop("prompt_encoder.shared_embedding.positional_embedding", None)
+            save_file(weights, fresh / "average.safetensors")
+        (fresh / "progress.json").write_text(json.dumps(asdict(self.progress)))
+        shutil.rmtree(self.output / name, ignore_errors=True)
+        fresh.replace(self.output / name)
+        pointer = self.output / "latest.new"
+        pointer.write_text(name)
+        pointer.replace(self.output / "latest")
+        for old in self.output.glob("state-*"):
+            if old.name != name:
+                shutil.rmtree(old)
+
+    def _out_of_patience(self) -> bool:
+        return bool(self.config.patience) and self.progress.waited >= self.config.patience
+
+    def _log(self, values: dict[str, float]) -> None:
+        if not self.accelerator.is_main_process:
+            return
+        row = {"stage": self.progress.stage, "epoch": self.progress.epoch + 1, "step": self.progress.step, **values}
+        with (self.output / "history.jsonl").open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        self.accelerator.log(values, step=self.progress.step + (self.progress.stage - 1) * 1_000_000)
+
+    def _header(self, trainable: int, epochs: int, steps_per_epoch: int) -> None:
+        config, accelerator = self.config, self.accelerator
+        effective = config.batch_size * config.accumulation * accelerator.num_processes
+        accelerator.print(
+            f"***** stage {self.progress.stage}: {epochs} epochs of {steps_per_epoch} steps of {effective} images "
+            f"({config.batch_size} x {config.accumulation} accumulated x {accelerator.num_processes} processes)\n"
+            f"***** {len(self.images)} training and {len(self.validation)} validation images\n"
+            f"***** {trainable:,} of {self.model.num_parameters():,} parameters train; {accelerator.device}, "
+            f"{config.mixed_precision} precision, seed {config.seed}"
+        )
+
+    def close(self) -> None:
+        """Ends the trackers."""
+        if self.config.tracker is not None:
+            self.accelerator.end_training()
+
+
+def _as_it_is(batch: dict) -> dict:
+    return batch
+
+
+__all__ = ["TrainingConfig", "build_model", "train"]

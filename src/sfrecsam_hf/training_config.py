@@ -1,0 +1,122 @@
+"""Settings of a training run: one dataclass, read from YAML, overridden by flags, saved with the run."""
+
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+
+@dataclass
+class TrainingConfig:
+    r"""
+    Settings of one run. Paths are as the caller's shell sees them.
+
+    Args:
+        train (`list[str]`): Data folders or zips to train on; their split `train`.
+        validation (`str`): Data folder or zip to choose the best checkpoint on; its split `val`.
+        output (`str`): Folder of the run.
+        splits (`str`, *optional*): CSV with `image,group,split`; without it BUSI is split by near-duplicate group.
+        shares (`list[float]`, *optional*): Share of each folder that one epoch shows; all of each if not given.
+        model (`str`): `"tiny"`, `"base"`, or a checkpoint to go on from.
+        sam (`str`, *optional*): A SAM checkpoint (transformers folder, Hub name, or original `.pth`) to extend.
+        overrides (`dict`): Fields of [`SFRecSamConfig`] to change for `"tiny"` and `"base"`.
+        freeze_base (`bool`): Leave the original SAM weights as they are (with `sam`).
+        epochs (`int`): Epochs of stage 1, the base segmentation.
+        correction_epochs (`int`): Epochs of stage 2, the corrector and the uncertainty head.
+        batch_size (`int`): Images per process and step.
+        accumulation (`int`): Batches per optimizer step.
+        learning_rate (`float`): Peak of the cosine schedule.
+        correction_learning_rate (`float`): The same for stage 2.
+        weight_decay (`float`): AdamW's, on matrices and kernels only.
+        warmup (`float`): Share of the steps that warm up.
+        clip (`float`): Largest gradient norm.
+        ema_decay (`float`): Of the exponential moving average that is validated and saved; 0 for none.
+        augmentation (`float`): 0 for none, 1 for the recipe's.
+        click_share (`float`): Share of lesion images that are given clicks in place of automatic prompts.
+        box_share (`float`): Share of lesion images that are given a loose box.
+        mc_samples (`int`, *optional*): Samples in stage 2; the configuration's if not given.
+        mixed_precision (`str`): `"no"`, `"bf16"` or `"fp16"`.
+        patience (`int`): Validations without a better Dice after which a stage ends; 0 never ends early.
+        save_steps (`int`): Optimizer steps between two states to resume from; 0 for once an epoch.
+        workers (`int`): Processes that augment.
+        tracker (`str`, *optional*): `"tensorboard"`, or any other tracker that Accelerate knows and that is installed.
+        overlays (`int`): Validation images drawn after each validation.
+        seed (`int`): Of weights, order, augmentation, prompts and sampling.
+
+    Raises:
+        ValueError: A setting is unknown or out of range.
+    """
+
+    train: list[str] = field(default_factory=list)
+    validation: str = ""
+    output: str = "runs/sf-recsam"
+    splits: str | None = None
+    shares: list[float] | None = None
+    model: str = "tiny"
+    sam: str | None = None
+    overrides: dict[str, Any] = field(default_factory=dict)
+    freeze_base: bool = False
+    epochs: int = 40
+    correction_epochs: int = 6
+    batch_size: int = 16
+    accumulation: int = 1
+    learning_rate: float = 1e-3
+    correction_learning_rate: float = 1e-3
+    weight_decay: float = 0.05
+    warmup: float = 0.05
+    clip: float = 1.0
+    ema_decay: float = 0.998
+    augmentation: float = 1.0
+    click_share: float = 0.2
+    box_share: float = 0.1
+    mc_samples: int | None = 4
+    mixed_precision: str = "no"
+    patience: int = 0
+    save_steps: int = 0
+    workers: int = 0
+    tracker: str | None = "tensorboard"
+    overlays: int = 8
+    seed: int = 0
+
+    def __post_init__(self):
+        if not self.train or not self.validation:
+            raise ValueError("train and validation must each name a data folder or zip.")
+        self.shares = [1.0] * len(self.train) if self.shares is None else list(self.shares)
+        if len(self.shares) != len(self.train):
+            raise ValueError(f"shares has {len(self.shares)} entries for {len(self.train)} folders in train.")
+        for name in ("epochs", "batch_size", "accumulation"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be 1 or more.")
+        for name in ("correction_epochs", "patience", "save_steps", "workers", "overlays"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}={getattr(self, name)} must be 0 or more.")
+        for name in ("warmup", "ema_decay", "click_share", "box_share"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 0 and below 1.")
+        if self.mixed_precision not in ("no", "bf16", "fp16"):
+            raise ValueError(f"mixed_precision={self.mixed_precision!r} must be no, bf16 or fp16.")
+
+    @classmethod
+    def from_yaml(cls, path: str | Path | None, **overrides: Any) -> "TrainingConfig":
+        """
+        Reads a YAML file, which may be left out, with `overrides` on top.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            ValueError: The file is no mapping, or a setting is unknown or out of range.
+        """
+        settings: Any = {}
+        if path is not None:
+            if not Path(path).is_file():
+                raise FileNotFoundError(f"{path} does not exist; give the YAML file of a training run.")
+            settings = yaml.safe_load(Path(path).read_text()) or {}
+        if not isinstance(settings, dict):
+            raise ValueError(f"{path} must be a mapping of settings to values.")
+        if unknown := set(settings) - {known.name for known in fields(cls)}:
+            raise ValueError(f"{path} has unknown settings {sorted(unknown)}; see `sfrecsam train --help`.")
+        return cls(**{**settings, **overrides})
+
+    def to_yaml(self, path: Path) -> None:
+        """Writes every setting."""
+        path.write_text(yaml.safe_dump(asdict(self), sort_keys=False))
