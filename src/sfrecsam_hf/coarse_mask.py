@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .frequency_fusion import ConvBlock
+from .zero_init import ZeroConv2d
 
 
 class CoarseMaskHead(nn.Module):
@@ -77,7 +78,7 @@ class HighResolutionJoin(nn.Module):
     def __init__(self, feature_channels: int):
         super().__init__()
         self.mix = nn.Conv2d(feature_channels + 2, feature_channels, 3, padding=1)
-        self.projection = nn.Conv2d(feature_channels + 1, 1, 1)
+        self.projection = ZeroConv2d(feature_channels + 1, 1, 1)
 
     def forward(self, masks: Tensor, features: Tensor, coarse: Tensor) -> Tensor:
         """

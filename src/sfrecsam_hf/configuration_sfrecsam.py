@@ -149,6 +149,17 @@ class SFRecSamConfig(SamConfig):
                 raise ValueError(f"{name}={getattr(self, name)} must lie between 0 and 1.")
 
     @classmethod
+    def from_dict(cls, config_dict: dict, **kwargs) -> "SFRecSamConfig":
+        """As for any configuration, but refuses that of another architecture."""
+        model_type = config_dict.get("model_type", cls.model_type)
+        if model_type != cls.model_type:
+            raise ValueError(
+                f"This is a {model_type!r} checkpoint and not an SF-RecSAM one; to extend a SAM, call "
+                "SFRecSamModel.from_sam(...)."
+            )
+        return super().from_dict(config_dict, **kwargs)
+
+    @classmethod
     def tiny(cls, **overrides) -> "SFRecSamConfig":
         """The bundled size: 256 px, 16x16 tokens, under 5 M parameters, trained from scratch."""
         return cls(

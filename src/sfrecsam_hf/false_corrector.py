@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from transformers.utils import ModelOutput
 
 from .uncertainty import binary_entropy, uncertainty_from_samples
+from .zero_init import ZeroConv2d
 
 INITIAL_BIAS = -6.0
 
@@ -80,7 +81,7 @@ class FalseCorrector(nn.Module):
         self.down = nn.Conv2d(hidden_channels, 2 * hidden_channels, 3, stride=2, padding=1)
         self.context = nn.Conv2d(2 * hidden_channels, 2 * hidden_channels, 3, padding=2, dilation=2)
         self.up = nn.Conv2d(2 * hidden_channels, hidden_channels, 1)
-        self.leave = nn.Conv2d(hidden_channels, 1, 1)
+        self.leave = ZeroConv2d(hidden_channels, 1, 1)
 
     def forward(self, evidence: Tensor) -> Tensor:
         """

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .zero_init import ReluConv2d, ZeroLinear
+
 
 class FrequencyFilter(nn.Module):
     r"""
@@ -106,13 +108,13 @@ class ConvBlock(nn.Module):
     def __init__(self, in_channels: int, channels: int, stride: int = 1):
         super().__init__()
         groups = _groups(channels)
-        self.conv1 = nn.Conv2d(in_channels, channels, 3, stride, padding=1, bias=False)
+        self.conv1 = ReluConv2d(in_channels, channels, 3, stride, padding=1)
         self.norm1 = nn.GroupNorm(groups, channels)
-        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.conv2 = ReluConv2d(channels, channels, 3, padding=1)
         self.norm2 = nn.GroupNorm(groups, channels)
         self.shortcut = nn.Identity()
         if stride > 1 or in_channels != channels:
-            self.shortcut = nn.Sequential(nn.AvgPool2d(stride), nn.Conv2d(in_channels, channels, 1, bias=False))
+            self.shortcut = nn.Sequential(nn.AvgPool2d(stride), ReluConv2d(in_channels, channels, kernel_size=1))
 
     def forward(self, features: Tensor) -> Tensor:
         hidden = F.relu(self.norm1(self.conv1(features)))
@@ -138,7 +140,7 @@ class SpatialFrequencyBranch(nn.Module):
     def __init__(self, channels: tuple[int, ...], filter_bins: int = 16, use_frequency: bool = True):
         super().__init__()
         self.stem = nn.Sequential(
-            nn.Conv2d(2, channels[0], kernel_size=4, stride=2, padding=1, bias=False),
+            ReluConv2d(2, channels[0], kernel_size=4, stride=2, padding=1),
             nn.GroupNorm(_groups(channels[0]), channels[0]),
             nn.ReLU(),
             ConvBlock(channels[0], channels[0]),
@@ -190,7 +192,7 @@ class CrossBranchAttention(nn.Module):
         self.fused_norm = nn.LayerNorm(fused_channels)
         self.query = nn.Linear(hidden_size, hidden_size)
         self.key_value = nn.Linear(fused_channels, 2 * hidden_size)
-        self.projection = nn.Linear(hidden_size, hidden_size)
+        self.projection = ZeroLinear(hidden_size, hidden_size)
 
     def forward(self, hidden_states: Tensor, fused: Tensor) -> Tensor:
         """

@@ -1,7 +1,5 @@
 """SF-RecSAM: encode -> prompt -> decode -> correct, as a `SamModel`."""
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -12,17 +10,28 @@ from transformers.models.sam.modeling_sam import (
     SamPromptEncoder,
     SamTwoWayAttentionBlock,
 )
-from transformers.utils import ModelOutput
+from transformers.utils import logging
 from transformers.utils.output_capturing import OutputRecorder
 
 from .coarse_mask import CoarseMaskHead, HighResolutionJoin
 from .configuration_sfrecsam import SFRecSamConfig
-from .false_corrector import CorrectorOutput, DualFalseCorrector
+from .false_corrector import DualFalseCorrector
 from .frequency_fusion import SpatialFrequencyBranch
 from .losses import base_losses, checked_labels, correction_losses, multimask_loss
-from .prompts import ABSENT, Prompts, automatic_prompts, given_prompts, group_by_kind, jittered
+from .outputs_sfrecsam import (
+    Correction,
+    PromptedRows,
+    SampleNoise,
+    SFRecSamImageEmbeddings,
+    SFRecSamOutput,
+    checked_embeddings,
+    valid_region,
+)
+from .prompts import Prompts, automatic_prompts, given_prompts, group_by_kind, jittered
 from .uncertainty import UncertaintyHead, uncertainty_from_samples
 from .vision_encoder import SFRecSamPreTrainedModel, SFRecSamVisionEncoder
+
+logger = logging.get_logger(__name__)
 
 EMPTY_LOGIT = -20.0
 NEW_MODULES = (
@@ -36,97 +45,6 @@ NEW_MODULES = (
 )
 CORRECTION_MODULES = ("corrector", "uncertainty_head")
 LOSS_WEIGHTS = {"coarse": 1.0, "segmentation": 1.0, "multimask": 0.25, "presence": 0.2, "iou": 0.1}
-
-
-@dataclass
-class SFRecSamImageEmbeddings(ModelOutput):
-    r"""
-    All that one encoder pass yields; give it to `forward(image_embeddings=...)` to answer new prompts.
-
-    Args:
-        image_embeddings (`torch.Tensor` of shape `(batch, channels, grid, grid)`): SAM's image embeddings.
-        high_resolution_features (`torch.Tensor` of shape `(batch, features, height, width)`): At the mask's stride.
-        coarse_masks (`torch.Tensor` of shape `(batch, 1, height, width)`): Coarse logits.
-        presence_logits (`torch.Tensor` of shape `(batch,)`): Logits of "there is a lesion".
-        valid_region (`torch.Tensor` of shape `(batch, 1, height, width)`): True on the image, False on padding.
-        vision_hidden_states, vision_attentions (`tuple[torch.Tensor, ...]`, *optional*): As for `SamModel`.
-    """
-
-    image_embeddings: Tensor | None = None
-    high_resolution_features: Tensor | None = None
-    coarse_masks: Tensor | None = None
-    presence_logits: Tensor | None = None
-    valid_region: Tensor | None = None
-    vision_hidden_states: tuple[Tensor, ...] | None = None
-    vision_attentions: tuple[Tensor, ...] | None = None
-
-    def repeat(self, owner: Tensor) -> "SFRecSamImageEmbeddings":
-        """The embeddings of the images that `owner` of shape `(rows,)` names, one per row."""
-        tensors = {name: value[owner] for name, value in self.items() if isinstance(value, Tensor)}
-        return SFRecSamImageEmbeddings(**tensors)
-
-
-@dataclass
-class SFRecSamOutput(ModelOutput):
-    r"""
-    Output of [`SFRecSamModel`]. Masks are logits at `config.mask_stride`, foreground above 0; `(batch, prompts, masks,
-    height, width)` unless stated otherwise.
-
-    Args:
-        loss (`torch.Tensor` of shape `()`, *optional*): With `labels`: weighted sum of the terms being trained.
-        loss_terms (`dict[str, torch.Tensor]`, *optional*): Each term, unweighted.
-        iou_scores (`torch.Tensor` of shape `(batch, prompts, masks)`): SAM's estimate of each mask's IoU.
-        pred_masks: Final logits, after correction.
-        initial_masks: Logits before correction.
-        coarse_masks (`torch.Tensor` of shape `(batch, 1, height, width)`): Logits of the coarse-mask head.
-        mean_probability: Mean over the samples, in [0, 1]; of the single pass with `mc_samples=0`.
-        predictive_entropy: In bits, in [0, 1]; from the learned head with `mc_samples=0`.
-        mutual_information: Epistemic part of it, in bits; 0 with `mc_samples=0`.
-        suspicious_region: Boolean; where correction was allowed.
-        false_positive_probability: That foreground should become background, in [0, 1].
-        false_negative_probability: That background should become foreground, in [0, 1].
-        presence_logits (`torch.Tensor` of shape `(batch,)`): Logits of "there is a lesion".
-        prompt_points (`torch.Tensor` of shape `(batch, prompts, points, 2)`): Points that were used, in input
-            pixels; -10 where there was none.
-        prompt_labels (`torch.Tensor` of shape `(batch, prompts, points)`): Their labels; -10 where there was none.
-        prompt_boxes (`torch.Tensor` of shape `(batch, prompts, 4)`): Boxes that were used; -10 where there was none.
-        prompt_is_automatic (`torch.Tensor` of shape `(batch, prompts)`): True where the model prompted itself.
-        vision_hidden_states, vision_attentions (`tuple[torch.Tensor, ...]`, *optional*): As for `SamModel`.
-    """
-
-    loss: Tensor | None = None
-    loss_terms: dict[str, Tensor] | None = None
-    iou_scores: Tensor | None = None
-    pred_masks: Tensor | None = None
-    initial_masks: Tensor | None = None
-    coarse_masks: Tensor | None = None
-    mean_probability: Tensor | None = None
-    predictive_entropy: Tensor | None = None
-    mutual_information: Tensor | None = None
-    suspicious_region: Tensor | None = None
-    false_positive_probability: Tensor | None = None
-    false_negative_probability: Tensor | None = None
-    presence_logits: Tensor | None = None
-    prompt_points: Tensor | None = None
-    prompt_labels: Tensor | None = None
-    prompt_boxes: Tensor | None = None
-    prompt_is_automatic: Tensor | None = None
-    vision_hidden_states: tuple[Tensor, ...] | None = None
-    vision_attentions: tuple[Tensor, ...] | None = None
-
-
-@dataclass
-class SampleNoise:
-    """Noise of the stochastic passes, drawn once and shared by all images, so that no batch changes a mask."""
-
-    embedding: Tensor
-    features: Tensor
-    prompts: Tensor
-
-    def only(self, sample: int) -> "SampleNoise":
-        """The noise of one pass."""
-        chosen = slice(sample, sample + 1)
-        return SampleNoise(self.embedding[chosen], self.features[chosen], self.prompts[chosen])
 
 
 class SFRecSamModel(SFRecSamPreTrainedModel, SamModel):
@@ -161,6 +79,43 @@ class SFRecSamModel(SFRecSamPreTrainedModel, SamModel):
         self.corrector = DualFalseCorrector(feature_channels, config.corrector_channels, config.correctors)
         self.training_stage: int | None = None
         self.post_init()
+
+    @classmethod
+    def from_sam(
+        cls,
+        source: str,
+        image_size: int | None = None,
+        patch_stride: int | None = None,
+        window_size: int | None = None,
+        hub_options: dict | None = None,
+        **overrides,
+    ) -> "SFRecSamModel":
+        """
+        Extends a Segment Anything checkpoint; until it is trained, the result answers as that SAM does.
+
+        Args:
+            source (`str`): `"facebook/sam-vit-base"` or any other `SamModel` folder or Hub name (MedSAM, ...), or the
+                `.pth` of Segment Anything.
+            image_size (`int`, *optional*): Another input side; position parameters are interpolated.
+            patch_stride (`int`, *optional*): Another distance between tokens, with the same patch kernel.
+            window_size (`int`, *optional*): Another attention window; best is one that divides the token grid.
+            hub_options (`dict`, *optional*): For `SamModel.from_pretrained`, such as `{"revision": ...}`.
+            overrides: Fields of [`SFRecSamConfig`].
+
+        Returns:
+            [`SFRecSamModel`] in evaluation mode; its `sam_report` says what was loaded, interpolated and new.
+
+        Raises:
+            FileNotFoundError, ValueError: The source is no SAM checkpoint.
+        """
+        from .sam_checkpoints import extended_config, fitted_state, read_sam
+
+        sam, weights = read_sam(source, **(hub_options or {}))
+        model = cls(extended_config(sam, image_size, patch_stride, window_size, **overrides))
+        fitted, model.sam_report = fitted_state(weights, model.state_dict())
+        model.load_state_dict(fitted, strict=False)
+        logger.info("%s: %s", source, model.sam_report)
+        return model.eval()
 
     def freeze_base(self) -> int:
         """Freezes every original SAM weight, leaving what SF-RecSAM adds, and returns how many numbers train."""
@@ -205,7 +160,7 @@ class SFRecSamModel(SFRecSamPreTrainedModel, SamModel):
             pixel_mask (`torch.Tensor` of shape `(batch, image_size, image_size)`, *optional*):
                 In its place, for padding of any shape: 1 on the image, 0 on padding.
         """
-        valid = _valid_region(pixel_values, reshaped_input_sizes, pixel_mask)
+        valid = valid_region(pixel_values, reshaped_input_sizes, pixel_mask)
         pyramid = [] if self.branch is None else self.branch(pixel_values, valid.to(pixel_values.dtype))
         vision = self.vision_encoder(pixel_values, pyramid[-1] if pyramid else None, **kwargs)
         features, coarse, presence = self.coarse_mask_head(vision.last_hidden_state, pyramid)
@@ -289,7 +244,7 @@ class SFRecSamModel(SFRecSamPreTrainedModel, SamModel):
             encoded = (
                 self.encode(pixel_values, reshaped_input_sizes, pixel_mask, **kwargs)
                 if image_embeddings is None
-                else _checked_embeddings(image_embeddings)
+                else checked_embeddings(image_embeddings)
             )
             rows = self._prompt(encoded, input_points, input_labels, input_boxes, input_masks)
             noise = self._draw_noise(mc_samples, generator) if mc_samples and correcting else None
@@ -334,7 +289,7 @@ class SFRecSamModel(SFRecSamPreTrainedModel, SamModel):
         input_labels: Tensor | None,
         input_boxes: Tensor | None,
         input_masks: Tensor | None,
-    ) -> "PromptedRows":
+    ) -> PromptedRows:
         """One row per mask to decode: the caller's prompts where there are any, automatic ones elsewhere."""
         batch, device = len(encoded.presence_logits), encoded.image_embeddings.device
         given, prompts_per_image = given_prompts(
@@ -356,26 +311,16 @@ class SFRecSamModel(SFRecSamPreTrainedModel, SamModel):
         return PromptedRows(rows, groups, automatic, prompts_per_image)
 
     def _draw_noise(self, samples: int, generator: torch.Generator) -> SampleNoise:
-        """Noise of `1 + samples` passes, the first of them without any."""
-        keep = 1 - self.config.sample_dropout
-        device, dtype = self.device, self.dtype
+        return SampleNoise.draw(
+            samples,
+            embedding_channels=self.config.vision_config.output_channels,
+            feature_channels=self.coarse_mask_head.classify.in_channels,
+            dropout=self.config.sample_dropout,
+            jitter=self.config.prompt_jitter,
+            generator=generator,
+        ).to(self.device, self.dtype)
 
-        def channel_dropout(channels: int) -> Tensor:
-            kept = torch.rand(samples, channels, generator=generator, device=generator.device) < keep
-            clean = torch.ones(1, channels, device=generator.device)
-            return torch.cat([clean, kept / keep]).to(device, dtype)[:, None, :, None, None]
-
-        jitter = torch.randn(samples, 4, generator=generator, device=generator.device)
-        jitter = torch.cat([torch.zeros_like(jitter[:1]), jitter * self.config.prompt_jitter])
-        return SampleNoise(
-            embedding=channel_dropout(self.config.vision_config.output_channels),
-            features=channel_dropout(self.coarse_mask_head.classify.in_channels),
-            prompts=jitter.to(device),
-        )
-
-    def _decode(
-        self, rows: "PromptedRows", multimask_output: bool, noise: SampleNoise | None
-    ) -> tuple[Tensor, Tensor]:
+    def _decode(self, rows: PromptedRows, multimask_output: bool, noise: SampleNoise | None) -> tuple[Tensor, Tensor]:
         """
         Runs SAM's decoder and the high-resolution join, all samples of a group in one batch.
 
@@ -434,7 +379,7 @@ class SFRecSamModel(SFRecSamPreTrainedModel, SamModel):
         self,
         pixel_values: Tensor,
         reshaped_input_sizes: Tensor | None,
-        rows: "PromptedRows",
+        rows: PromptedRows,
         multimask_output: bool,
         noise: SampleNoise,
         generator: torch.Generator,
@@ -463,7 +408,7 @@ class SFRecSamModel(SFRecSamPreTrainedModel, SamModel):
                 samples.append(masks[0])
         return torch.stack(samples)
 
-    def _without_absent(self, initial: Tensor, rows: "PromptedRows", threshold: float | None) -> Tensor:
+    def _without_absent(self, initial: Tensor, rows: PromptedRows, threshold: float | None) -> Tensor:
         """Empties the masks of self-prompted images in which the presence score sees no lesion."""
         threshold = self.config.presence_threshold if threshold is None else threshold
         absent = rows.automatic & (rows.encoded.presence_logits.sigmoid() < threshold)
@@ -473,10 +418,10 @@ class SFRecSamModel(SFRecSamPreTrainedModel, SamModel):
         self,
         initial: Tensor,
         samples: Tensor,
-        rows: "PromptedRows",
+        rows: PromptedRows,
         threshold: float | None,
         correctors: tuple[str, ...] | list[str] | None,
-    ) -> "Correction":
+    ) -> Correction:
         """Finds the suspicious region of each initial mask and corrects inside it; the base gets no gradient."""
         shape = initial.shape
         initial = initial.detach().flatten(0, 1)[:, None]
@@ -511,11 +456,11 @@ class SFRecSamModel(SFRecSamPreTrainedModel, SamModel):
         self,
         labels: Tensor,
         encoded: SFRecSamImageEmbeddings,
-        rows: "PromptedRows",
+        rows: PromptedRows,
         raw_initial: Tensor,
         iou_scores: Tensor,
         initial: Tensor,
-        correction: "Correction | None",
+        correction: Correction | None,
     ) -> dict[str, Tensor]:
         images, target = checked_labels(labels, len(encoded.presence_logits), rows.prompts_per_image)
         terms = {}
@@ -534,94 +479,6 @@ class SFRecSamModel(SFRecSamPreTrainedModel, SamModel):
                 correction.predictive_entropy,
             )
         return terms
-
-
-@dataclass
-class PromptedRows:
-    """One row per mask to decode: its image's embeddings, and its prompts in groups of one kind."""
-
-    encoded: SFRecSamImageEmbeddings
-    groups: list[tuple[Tensor, Prompts]]
-    automatic: Tensor
-    prompts_per_image: int
-
-    def per_image(self, value: Tensor) -> Tensor:
-        """Rows back to `(batch, prompts, ...)`."""
-        return value.view(-1, self.prompts_per_image, *value.shape[1:])
-
-    def used_prompts(self) -> dict[str, Tensor]:
-        """The prompts as `forward` takes them, with -10 where a row has none of a kind."""
-        rows, device = len(self.automatic), self.automatic.device
-        most = max((prompts.labels.shape[1] for _, prompts in self.groups if prompts.labels is not None), default=0)
-        points = torch.full((rows, most, 2), float(ABSENT), device=device)
-        labels = torch.full((rows, most), ABSENT, dtype=torch.int, device=device)
-        boxes = torch.full((rows, 4), float(ABSENT), device=device)
-        for index, prompts in self.groups:
-            if prompts.points is not None:
-                count = prompts.labels.shape[1]
-                points[index, :count] = prompts.points
-                labels[index, :count] = prompts.labels.int()
-            if prompts.boxes is not None:
-                boxes[index] = prompts.boxes
-        return {
-            "prompt_points": self.per_image(points),
-            "prompt_labels": self.per_image(labels),
-            "prompt_boxes": self.per_image(boxes),
-        }
-
-
-@dataclass
-class Correction:
-    """The corrector's answer and the uncertainty it was based on; maps are `(rows * masks, 1, height, width)`."""
-
-    logits: Tensor
-    corrected: CorrectorOutput
-    mean_probability: Tensor
-    predictive_entropy: Tensor
-    mutual_information: Tensor
-    entropy_logits: Tensor
-
-    def maps(self, rows: PromptedRows) -> dict[str, Tensor | None]:
-        """The maps of [`SFRecSamOutput`], `(batch, prompts, masks, height, width)`."""
-        corrected = self.corrected
-        flat = {
-            "mean_probability": self.mean_probability,
-            "predictive_entropy": self.predictive_entropy,
-            "mutual_information": self.mutual_information,
-            "suspicious_region": corrected.suspicious_region,
-        }
-        for name in ("false_positive", "false_negative"):
-            logits = getattr(corrected, f"{name}_logits")
-            flat[f"{name}_probability"] = None if logits is None else logits.sigmoid()
-        return {
-            name: None if value is None else rows.per_image(value.view(self.logits.shape))
-            for name, value in flat.items()
-        }
-
-
-def _valid_region(
-    pixel_values: Tensor, reshaped_input_sizes: Tensor | None, pixel_mask: Tensor | None = None
-) -> Tensor:
-    """True on the image and False on its padding, of shape `(batch, 1, height, width)`."""
-    batch, _, height, width = pixel_values.shape
-    if pixel_mask is not None:
-        return pixel_mask[:, None] > 0
-    if reshaped_input_sizes is None:
-        return torch.ones(batch, 1, height, width, dtype=torch.bool, device=pixel_values.device)
-    sizes = torch.as_tensor(reshaped_input_sizes, device=pixel_values.device).view(-1, 2)
-    rows = torch.arange(height, device=pixel_values.device) < sizes[:, :1]
-    columns = torch.arange(width, device=pixel_values.device) < sizes[:, 1:]
-    return (rows[:, :, None] & columns[:, None, :])[:, None]
-
-
-def _checked_embeddings(image_embeddings: SFRecSamImageEmbeddings) -> SFRecSamImageEmbeddings:
-    """Rebuilds the embeddings by name: pipelines hand them on as a plain `ModelOutput`."""
-    if isinstance(image_embeddings, Tensor) or "coarse_masks" not in image_embeddings:
-        raise ValueError(
-            "image_embeddings must be what SFRecSamModel.get_image_embeddings returns: the embeddings alone lack the "
-            "high-resolution features."
-        )
-    return SFRecSamImageEmbeddings(**dict(image_embeddings.items()))
 
 
 __all__ = ["SFRecSamImageEmbeddings", "SFRecSamModel", "SFRecSamOutput"]

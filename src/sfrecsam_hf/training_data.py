@@ -14,7 +14,7 @@ from .image_processing_sfrecsam import SFRecSamImageProcessorPil
 from .oracle_prompts import loose_box, random_click
 from .prompts import ABSENT
 
-MOST_CLICKS = 3
+MOST_CLICKS = 2
 
 Key = tuple[int, int]
 

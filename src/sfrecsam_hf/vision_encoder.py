@@ -16,10 +16,9 @@ from transformers.models.sam.modeling_sam import (
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from .coarse_mask import HighResolutionJoin
 from .configuration_sfrecsam import SFRecSamConfig, SFRecSamVisionConfig
-from .false_corrector import FalseCorrector
-from .frequency_fusion import ConvBlock, CrossBranchAttention, FrequencyFilter, SpatialFrequencyBranch
+from .frequency_fusion import CrossBranchAttention, FrequencyFilter
+from .zero_init import ReluConv2d, ZeroConv2d, ZeroLinear
 
 
 class SFRecSamPatchEmbeddings(SamPatchEmbeddings):
@@ -51,7 +50,7 @@ class Adapter(nn.Module):
         super().__init__()
         self.layer_norm = nn.LayerNorm(hidden_size)
         self.down = nn.Linear(hidden_size, adapter_dim)
-        self.up = nn.Linear(adapter_dim, hidden_size)
+        self.up = ZeroLinear(adapter_dim, hidden_size)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, hidden_states: Tensor) -> Tensor:
@@ -89,21 +88,13 @@ class SFRecSamPreTrainedModel(SamPreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        if isinstance(module, FrequencyFilter):
+        if isinstance(module, (ZeroLinear, ZeroConv2d)):
+            init.zeros_(module.weight)
+            init.zeros_(module.bias)
+        elif isinstance(module, ReluConv2d):
+            init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        elif isinstance(module, FrequencyFilter):
             init.zeros_(module.curve)
-        elif isinstance(module, (ConvBlock, SpatialFrequencyBranch)):
-            for layer in module.stem if isinstance(module, SpatialFrequencyBranch) else module.modules():
-                if isinstance(layer, nn.Conv2d):
-                    init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
-        last = {
-            CrossBranchAttention: "projection",
-            Adapter: "up",
-            HighResolutionJoin: "projection",
-            FalseCorrector: "leave",
-        }.get(type(module))
-        if last is not None:
-            init.zeros_(getattr(module, last).weight)
-            init.zeros_(getattr(module, last).bias)
 
 
 class SFRecSamVisionEncoder(SFRecSamPreTrainedModel, SamVisionEncoder):
