@@ -1,0 +1,18 @@
+"""Where the checkpoint that comes with the package lies."""
+
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+
+
+def bundled_checkpoint() -> Path:
+    """
+    Folder of the bundled checkpoint: in an installed package beside this file, in a checkout at the top level.
+
+    Raises:
+        FileNotFoundError: The package was built without it.
+    """
+    for folder in (HERE / "hub_card", HERE.parents[1] / "hub_card"):
+        if (folder / "model.safetensors").is_file():
+            return folder
+    raise FileNotFoundError("This copy of sfrecsam-hf has no bundled checkpoint; name one with --model.")
