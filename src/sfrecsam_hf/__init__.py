@@ -4,21 +4,7 @@ Names are imported when they are first used, so that `import sfrecsam_hf` and `s
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from .bundled import bundled_checkpoint
-    from .configuration_sfrecsam import SFRecSamConfig, SFRecSamVisionConfig
-    from .data import load_bus_bra, load_busi, load_folder, load_udiat
-    from .false_corrector import DualFalseCorrector
-    from .frequency_fusion import SpatialFrequencyBranch
-    from .image_processing_sfrecsam import SFRecSamImageProcessor, SFRecSamImageProcessorPil
-    from .modeling_sfrecsam import SFRecSamModel
-    from .outputs_sfrecsam import SFRecSamImageEmbeddings, SFRecSamOutput
-    from .processing_sfrecsam import SFRecSamProcessor
-    from .segmentation import Segmentation, segment
-    from .training import train
-    from .training_config import TrainingConfig
+from typing import Any
 
 __version__ = "0.1.0"
 
