@@ -31,7 +31,43 @@ def _parser() -> argparse.ArgumentParser:
     job.add_argument("config", nargs="?", help="YAML file with any of the settings below")
     job.add_argument("--resume", action="store_true", help="go on from the last state in --output")
     _add_settings(job)
+
+    job = jobs.add_parser("predict", help="segment images: masks, overlays, uncertainty, corrections and a table")
+    job.set_defaults(job=_predict)
+    job.add_argument("inputs", nargs="+", metavar="INPUT", help="image files, folders or globs; DICOM with pydicom")
+    job.add_argument("--output", default="predictions", help="folder to write to (%(default)s)")
+    job.add_argument("--point", type=float, nargs=2, metavar=("X", "Y"), help="click on the lesion, in pixels")
+    job.add_argument("--box", type=float, nargs=4, metavar=("X1", "Y1", "X2", "Y2"), help="box around the lesion")
+    job.add_argument("--resume", action="store_true", help="keep what an interrupted run has done")
+    _add_inference(job)
+
+    job = jobs.add_parser("evaluate", help="measure a checkpoint on images with masks")
+    job.set_defaults(job=_evaluate)
+    job.add_argument("--data", required=True, metavar="DIR", help="folder or zip with images and masks")
+    job.add_argument("--output", required=True, help="folder for results.json, table and figures")
+    job.add_argument("--split", help="only this split of the data")
+    job.add_argument("--splits", metavar="CSV", help="table with the columns image, group and split")
+    job.add_argument("--columns", nargs="+", default=["auto", "oracle-point"], help="prompts (%(default)s)")
+    _add_inference(job)
+
+    job = jobs.add_parser("data", help="report what a data folder or zip holds, and what is wrong with it")
+    job.set_defaults(job=_data)
+    job.add_argument("source", help="folder or zip: BUSI, UDIAT, BUS-BRA, images/ with masks/, NAME and NAME_mask")
+    job.add_argument(
+        "--no-duplicates", dest="find_duplicates", action="store_false", help="do not look for duplicates"
+    )
     return parser
+
+
+def _add_inference(job: argparse.ArgumentParser) -> None:
+    job.add_argument("--model", help="checkpoint folder or Hub name; the bundled one if left out")
+    job.add_argument("--batch-size", type=int, default=4, help="images at a time (%(default)s)")
+    job.add_argument("--device", help="such as cpu and cuda:0; the accelerator if there is one")
+    job.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
+    job.add_argument("--samples", dest="mc_samples", type=int, help="stochastic passes; 0 for the learned uncertainty")
+    job.add_argument("--threshold", dest="suspicion_threshold", type=float, help="entropy in bits that is suspicious")
+    job.add_argument("--presence-threshold", type=float, help="presence below which the mask is empty; 0 for never")
+    job.add_argument("--correctors", nargs="*", choices=("fp", "fn"), help="which correctors to apply; none if empty")
 
 
 def _add_settings(job: argparse.ArgumentParser) -> None:
@@ -68,6 +104,73 @@ def _train(config: str | None, resume: bool, **settings: typing.Any) -> None:
     from .training_config import TrainingConfig
 
     print(f"best checkpoint: {train(TrainingConfig.from_yaml(config, **settings), resume)}")
+
+
+def _predict(
+    inputs: list[str],
+    output: str,
+    point: list[float] | None,
+    box: list[float] | None,
+    resume: bool,
+    **inference: typing.Any,
+) -> int:
+    from .prediction import predict
+
+    prompts: dict[str, typing.Any] = {}
+    if point is not None:
+        prompts |= {"input_points": [point], "input_labels": [1]}
+    if box is not None:
+        prompts["input_boxes"] = [box]
+    model, processor, batch_size, options = _loaded(**inference)
+    report = predict(model, processor, inputs, output, batch_size, prompts, resume, **options)
+    print(f"{'image':32} {'presence':>8} {'area px':>8} {'diameter px':>11} {'uncertainty':>11}")
+    for row in report.rows[:40]:
+        shown = f"{float(row['presence']):8.3f} {row['area']:>8} {float(row['longest_diameter']):11.1f}"
+        print(f"{row['image'][-32:]:32} {shown} {float(row['mean_uncertainty']):11.3f}")
+    print(f"{len(report.rows)} images segmented; pictures and predictions.csv are in {output}")
+    for problem in report.problems:
+        print(f"sfrecsam: {problem}", file=sys.stderr)
+    return 2 if report.problems else 0
+
+
+def _evaluate(
+    data: str, output: str, split: str | None, splits: str | None, columns: list[str], **inference: typing.Any
+) -> None:
+    from pathlib import Path
+
+    from .data import load_folder
+    from .evaluation import evaluate, table, write_report
+    from .segmentation import segment
+
+    dataset = load_folder(data, splits, split)
+    model, processor, batch_size, options = _loaded(**inference)
+    results, pixels = evaluate(model, processor, dataset, columns, batch_size, **options)
+    results = {"model": inference["model"] or "bundled", "data": Path(data).name, "split": split, **results}
+    results["options"] = options
+
+    def redraw(indices: list[int]) -> typing.Any:
+        prompts = {"presence_threshold": 0.0} | options
+        return segment(model, processor, dataset.select(indices)["image"], batch_size, **prompts)
+
+    write_report(Path(output), results, pixels, dataset, redraw)
+    print(table(results))
+    print(f"results.json, results.md, worst.png and reliability.png are in {output}")
+
+
+def _loaded(model: str | None, device: str | None, dtype: str, batch_size: int, **options: typing.Any) -> tuple:
+    """Model, processor, batch size, and the options that were given."""
+    from .checkpoints import load_checkpoint
+
+    if batch_size < 1:
+        raise ValueError(f"--batch-size {batch_size} must be 1 or more.")
+    chosen = {name: value for name, value in options.items() if value is not None}
+    return *load_checkpoint(model, device, dtype), batch_size, chosen
+
+
+def _data(source: str, find_duplicates: bool) -> None:
+    from .data import inspect
+
+    print(inspect(source, find_duplicates))
 
 
 if __name__ == "__main__":

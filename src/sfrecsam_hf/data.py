@@ -180,7 +180,7 @@ def scan_paired_folders(root: Source) -> list[Sample]:
             continue
         by_stem: dict[str, list[Source]] = {}
         for mask in _pictures(masks):
-            by_stem.setdefault(_mask_stem(mask.stem), []).append(mask)
+            by_stem.setdefault(mask_stem(mask.stem), []).append(mask)
         return [
             Sample(image=image, masks=by_stem.get(image.stem, []), name=image.stem, group=image.stem)
             for image in _pictures(images)
@@ -261,14 +261,14 @@ def _digits(name: str) -> list[str]:
     return re.split(r"(\d+)", name)
 
 
-def _mask_stem(stem: str) -> str:
+def mask_stem(stem: str) -> str:
     return re.sub(r"(_mask|_gt|_seg)(_?\d+)?$|^mask_", "", stem, flags=re.IGNORECASE)
 
 
 def _beside_masks(folder: Source, label: str, prefix: str = "") -> list[Sample]:
     images, masks = [], {}
     for picture in _pictures(folder):
-        stem = _mask_stem(picture.stem)
+        stem = mask_stem(picture.stem)
         if stem == picture.stem:
             images.append(picture)
         else:

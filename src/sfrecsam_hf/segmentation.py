@@ -21,6 +21,7 @@ class Segmentation:
         mask (`numpy.ndarray` of shape `(height, width)`): Boolean, final.
         initial_mask (`numpy.ndarray` of shape `(height, width)`): Boolean, before correction.
         probability (`numpy.ndarray` of shape `(height, width)`): Mean lesion probability of the samples, in [0, 1].
+        final_probability (`numpy.ndarray` of shape `(height, width)`): Of the corrected mask, in [0, 1].
         uncertainty (`numpy.ndarray` of shape `(height, width)`): Predictive entropy in bits, in [0, 1].
         presence (`float`): Probability in [0, 1] that there is a lesion.
         score (`float`): The model's own estimate of the mask's IoU, in [0, 1].
@@ -29,6 +30,7 @@ class Segmentation:
     mask: np.ndarray
     initial_mask: np.ndarray
     probability: np.ndarray
+    final_probability: np.ndarray
     uncertainty: np.ndarray
     presence: float
     score: float
@@ -111,6 +113,7 @@ def segmentations(
                 mask=(final > 0).cpu().numpy(),
                 initial_mask=(initial > 0).cpu().numpy(),
                 probability=probability.cpu().numpy(),
+                final_probability=final.sigmoid().cpu().numpy(),
                 uncertainty=uncertainty.cpu().numpy(),
                 presence=float(presence[index]),
                 score=float(outputs["iou_scores"][index, 0, 0]),

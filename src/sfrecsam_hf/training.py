@@ -3,6 +3,7 @@
 import json
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -10,8 +11,9 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, gather_object, set_seed
-from safetensors.torch import load_file, save_file
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from safetensors.torch import load_model, save_model
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers import get_scheduler
@@ -146,14 +148,14 @@ class TrainingRun:
         loader = DataLoader(self.images, batch_sampler=self.batches, collate_fn=_as_it_is, num_workers=config.workers)
         average = None
         if config.ema_decay:
-            average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay), use_buffers=True)
+            average = AveragedModel(self.model, multi_avg_fn=_moving_average(config.ema_decay), use_buffers=True)
             average.requires_grad_(False)
         wrapped, optimizer, scheduler, loader = accelerator.prepare(self.model, optimizer, scheduler, loader)
         self._header(trainable, epochs, steps_per_epoch)
         if self.resumed is not None:
             accelerator.load_state(str(self.resumed))
             if average is not None and progress.averaged:
-                average.module.load_state_dict(load_file(self.resumed / "average.safetensors"))
+                load_model(average.module, self.resumed / "average.safetensors")
                 average.n_averaged.fill_(progress.averaged)
             self.resumed = None
 
@@ -342,9 +344,7 @@ class TrainingRun:
         if not self.accelerator.is_main_process:
             return
         if average is not None:
-            weights = {key: value.contiguous() for key, value in average.module.state_dict().items()}
-            weights.pop("prompt_encoder.shared_embedding.positional_embedding", None)
-            save_file(weights, fresh / "average.safetensors")
+            save_model(average.module, str(fresh / "average.safetensors"))
         (fresh / "progress.json").write_text(json.dumps(asdict(self.progress)))
         shutil.rmtree(self.output / name, ignore_errors=True)
         fresh.replace(self.output / name)
@@ -381,6 +381,19 @@ class TrainingRun:
         """Ends the trackers."""
         if self.config.tracker is not None:
             self.accelerator.end_training()
+
+
+def _moving_average(decay: float) -> Callable[[list[Tensor], list[Tensor], Tensor], None]:
+    """
+    Exponential average whose memory grows from ten steps to that of `decay`.
+
+    With a constant decay of 0.998 the average still held half of its first weights after five epochs.
+    """
+
+    def update(averaged: list[Tensor], current: list[Tensor], count: Tensor) -> None:
+        torch._foreach_lerp_(averaged, current, 1 - min(decay, float((1 + count) / (10 + count))))
+
+    return update
 
 
 def _as_it_is(batch: dict) -> dict:

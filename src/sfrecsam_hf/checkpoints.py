@@ -1,0 +1,42 @@
+"""Loads a checkpoint for inference, with errors that a user can act on."""
+
+from pathlib import Path
+
+import torch
+from huggingface_hub.errors import HFValidationError
+from safetensors import SafetensorError
+
+from .bundled import bundled_checkpoint
+from .image_processing_sfrecsam import SFRecSamImageProcessor
+from .modeling_sfrecsam import SFRecSamModel
+from .processing_sfrecsam import SFRecSamProcessor
+
+
+def load_checkpoint(
+    name: str | Path | None = None, device: str | None = None, dtype: str = "float32"
+) -> tuple[SFRecSamModel, SFRecSamProcessor]:
+    """
+    Model, in evaluation mode, and processor.
+
+    Args:
+        name (`str`, *optional*): Folder or Hub name; the bundled checkpoint if not given.
+        device (`str`, *optional*): Such as `"cpu"` and `"cuda:0"`; the accelerator if there is one.
+        dtype (`str`): `"float32"`, `"bfloat16"` or `"float16"`.
+
+    Raises:
+        FileNotFoundError: There is no such checkpoint.
+        ValueError: It is damaged, or of another architecture.
+    """
+    source = str(name or bundled_checkpoint())
+    if device is None:
+        device = str(torch.accelerator.current_accelerator() or "cpu") if torch.accelerator.is_available() else "cpu"
+    try:
+        model = SFRecSamModel.from_pretrained(source, dtype=getattr(torch, dtype))
+        processor = SFRecSamProcessor(SFRecSamImageProcessor.from_pretrained(source))
+    except SafetensorError as error:
+        raise ValueError(f"{source} holds a damaged weight file; fetch it again.") from error
+    except (OSError, HFValidationError) as error:
+        raise FileNotFoundError(
+            f"{source} is neither a folder with an SF-RecSAM checkpoint nor a Hub repository that can be reached."
+        ) from error
+    return model.to(device).eval(), processor
