@@ -61,7 +61,9 @@ def corrections(image: PIL.Image.Image, initial: np.ndarray, final: np.ndarray) 
     return PIL.Image.fromarray(pixels)
 
 
-def contact_sheet(tiles: list[PIL.Image.Image], captions: list[str], side: int = 256) -> PIL.Image.Image:
+def contact_sheet(
+    tiles: list[PIL.Image.Image], captions: list[str], side: int = 256, columns: int | None = None
+) -> PIL.Image.Image:
     """
     Pictures side by side, each shrunk to `side` pixels and captioned.
 
@@ -69,8 +71,9 @@ def contact_sheet(tiles: list[PIL.Image.Image], captions: list[str], side: int =
         tiles (`list[PIL.Image.Image]`): At least one.
         captions (`list[str]`): One line each.
         side (`int`): Longest side of a tile.
+        columns (`int`, *optional*): Tiles in a row; a landscape sheet if not given.
     """
-    columns = math.ceil(math.sqrt(len(tiles) * 1.5))
+    columns = columns or math.ceil(math.sqrt(len(tiles) * 1.5))
     line = 16
     sheet = PIL.Image.new("RGB", (columns * side, math.ceil(len(tiles) / columns) * (side + line)))
     draw = PIL.ImageDraw.Draw(sheet)
