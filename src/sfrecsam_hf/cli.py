@@ -17,6 +17,9 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, FileNotFoundError, FileExistsError) as error:
         print(f"sfrecsam: {error}", file=sys.stderr)
         return 2
+    except ModuleNotFoundError as error:
+        print(f"sfrecsam: {error.name} is missing; run `pip install 'sfrecsam-hf[train]'`.", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("sfrecsam: interrupted; `sfrecsam train --resume` goes on from the last state.", file=sys.stderr)
         return 130

@@ -17,10 +17,9 @@ import numpy as np
 import PIL.Image
 from datasets import ClassLabel, Dataset, Features, Image, Value
 
-from .image_reading import read_mask, read_rgb
+from .image_reading import EXTENSIONS, mask_stem, read_mask, read_rgb
 
 LABELS = ["benign", "malignant", "normal", "unknown"]
-EXTENSIONS = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"}
 MASK_FOLDERS = {"mask", "masks", "gt", "label", "labels", "groundtruth", "ground_truth", "annotations"}
 IMAGE_FOLDERS = {"image", "images", "original", "imgs", "img"}
 FEATURES = Features(
@@ -259,10 +258,6 @@ def _pictures(folder: Source) -> list[Source]:
 
 def _digits(name: str) -> list[str]:
     return re.split(r"(\d+)", name)
-
-
-def mask_stem(stem: str) -> str:
-    return re.sub(r"(_mask|_gt|_seg)(_?\d+)?$|^mask_", "", stem, flags=re.IGNORECASE)
 
 
 def _beside_masks(folder: Source, label: str, prefix: str = "") -> list[Sample]:

@@ -1,5 +1,6 @@
 """Any image a user has, as 8-bit RGB; any mask, as booleans. Everything else is refused in one sentence."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from transformers.image_utils import load_image
 
 MAX_SIDE = 16384
+EXTENSIONS = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"}
 
 ImageLike = str | Path | PIL.Image.Image | np.ndarray | torch.Tensor
 
@@ -70,6 +72,11 @@ def read_mask(mask: ImageLike, name: str = "mask") -> np.ndarray:
         return array
     brightest = float(array.max()) if array.size else 0.0
     return array > (0.5 if brightest <= 1 else 127 if brightest <= 255 else brightest / 2)
+
+
+def mask_stem(stem: str) -> str:
+    """The image's file name that a mask's implies: `x` for `x_mask`, `x_mask_1`, `x_gt`, `mask_x`; itself otherwise."""
+    return re.sub(r"(_mask|_gt|_seg)(_?\d+)?$|^mask_", "", stem, flags=re.IGNORECASE)
 
 
 def check_size(size: tuple[int, int], name: str) -> None:

@@ -12,10 +12,9 @@ import PIL.Image
 from accelerate import PartialState
 from tqdm import tqdm
 
-from .data import EXTENSIONS, mask_stem
 from .dicom_reading import is_dicom, read_dicom
 from .drawing import corrections, heatmap, overlay
-from .image_reading import read_rgb
+from .image_reading import EXTENSIONS, mask_stem, read_rgb
 from .modeling_sfrecsam import SFRecSamModel
 from .segmentation import Segmentation, longest_diameter, segment
 

@@ -1,6 +1,6 @@
 """Writes the results table into the README, so that no number in it is typed by hand.
 
-    python -m sfrecsam_hf.readme README.md hub_card/results.json
+python -m sfrecsam_hf.readme README.md hub_card/results.json
 """
 
 import json

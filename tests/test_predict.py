@@ -1,0 +1,185 @@
+"""`sfrecsam predict`: every picture and row that is promised, for every kind of input, whatever goes wrong."""
+
+import csv
+import shutil
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from sfrecsam_hf.cli import main
+from sfrecsam_hf.prediction import find_pictures
+
+SAMPLES = Path(__file__).resolve().parents[1] / "space" / "samples"
+KINDS = ("mask", "overlay", "uncertainty", "corrections")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tiny_checkpoint):
+    return str(tiny_checkpoint)
+
+
+def run(*arguments):
+    return main(["predict", *map(str, arguments), "--presence-threshold", "0", "--samples", "1"])
+
+
+def rows_of(output):
+    with (output / "predictions.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_every_picture_and_one_row_per_image(checkpoint, tmp_path, capsys):
+    assert run(SAMPLES, "--output", tmp_path, "--model", checkpoint) == 0
+    images = sorted(path for path in SAMPLES.glob("*.png") if not path.stem.endswith("_mask"))
+    assert [row["image"] for row in rows_of(tmp_path)] == [path.stem for path in images]
+    for path, row in zip(images, rows_of(tmp_path), strict=True):
+        size = PIL.Image.open(path).size
+        for kind in KINDS:
+            assert PIL.Image.open(tmp_path / f"{path.stem}_{kind}.png").size == size
+        mask = np.asarray(PIL.Image.open(tmp_path / f"{path.stem}_mask.png"))
+        assert set(np.unique(mask)) <= {0, 255}
+        assert int(row["area"]) == (mask == 255).sum()
+        assert (int(row["width"]), int(row["height"])) == size
+    assert "6 images segmented" in capsys.readouterr().out
+
+
+def test_subfolders_are_mirrored_and_equal_stems_kept_apart(checkpoint, tmp_path):
+    source = tmp_path / "in"
+    (source / "a" / "b").mkdir(parents=True)
+    image = PIL.Image.open(SAMPLES / "bus_0160-l.png")
+    image.save(source / "a" / "b" / "x.png")
+    image.save(source / "y.png")
+    image.save(source / "y.bmp")
+    assert run(source, "--output", tmp_path / "out", "--model", checkpoint) == 0
+    assert (tmp_path / "out" / "a" / "b" / "x_mask.png").is_file()
+    assert (tmp_path / "out" / "y.png_mask.png").is_file()
+    assert (tmp_path / "out" / "y.bmp_mask.png").is_file()
+
+
+def test_one_bad_file_is_reported_and_stops_nothing(checkpoint, tmp_path, capsys):
+    source = tmp_path / "in"
+    source.mkdir()
+    shutil.copy(SAMPLES / "bus_0160-l.png", source / "good.png")
+    (source / "broken.png").write_bytes((SAMPLES / "bus_0160-l.png").read_bytes()[:3000])
+    (source / "empty.png").touch()
+    (source / "text.png").write_text("not an image")
+    assert run(source, "--output", tmp_path / "out", "--model", checkpoint) == 2
+    errors = capsys.readouterr().err
+    for name in ("broken.png", "empty.png", "text.png"):
+        assert name in errors
+    assert [row["image"] for row in rows_of(tmp_path / "out")] == ["good"]
+    assert not list((tmp_path / "out").glob("broken*"))
+
+
+@pytest.mark.parametrize("missing", ["nowhere.png", "nothing*.png"])
+def test_missing_input(checkpoint, tmp_path, capsys, missing):
+    assert run(tmp_path / missing, "--output", tmp_path / "out", "--model", checkpoint) == 2
+    assert missing in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_folder_without_images(checkpoint, tmp_path, capsys):
+    (tmp_path / "in").mkdir()
+    assert run(tmp_path / "in", "--output", tmp_path / "out", "--model", checkpoint) == 2
+    assert "holds no images" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_prompt_outside_the_image_is_refused(checkpoint, tmp_path, capsys):
+    image = SAMPLES / "bus_0160-l.png"
+    assert run(image, "--output", tmp_path, "--model", checkpoint, "--point", "5000", "5") == 2
+    assert "outside" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("prompt", [("--point", "100", "150"), ("--box", "60", "80", "150", "200")])
+def test_a_prompt_is_used(checkpoint, tmp_path, prompt):
+    image = SAMPLES / "bus_0160-l.png"
+    assert run(image, "--output", tmp_path, "--model", checkpoint, *prompt) == 0
+    assert len(rows_of(tmp_path)) == 1
+
+
+def test_batch_size_changes_no_mask(checkpoint, tmp_path):
+    for size in (1, 4):
+        run(SAMPLES, "--output", tmp_path / str(size), "--model", checkpoint, "--batch-size", size)
+    for path in sorted((tmp_path / "1").glob("*_mask.png")):
+        assert path.read_bytes() == (tmp_path / "4" / path.name).read_bytes()
+
+
+def test_resume_keeps_what_was_done(checkpoint, tmp_path):
+    run(SAMPLES, "--output", tmp_path, "--model", checkpoint)
+    complete = rows_of(tmp_path)
+    kept, redone = complete[0]["image"], complete[1]["image"]
+    (tmp_path / "predictions.csv").write_text(
+        "".join((tmp_path / "predictions.csv").read_text().splitlines(keepends=True)[:2])
+    )
+    for name in (kept, redone):
+        (tmp_path / f"{name}_mask.png").unlink()
+    run(SAMPLES, "--output", tmp_path, "--model", checkpoint, "--resume")
+    assert rows_of(tmp_path) == complete
+    assert not (tmp_path / f"{kept}_mask.png").exists()
+    assert (tmp_path / f"{redone}_mask.png").exists()
+
+
+def test_dicom_is_measured_in_millimetres(checkpoint, tmp_path):
+    import pydicom
+    from pydicom.dataset import FileDataset, FileMetaDataset
+    from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+
+    pixels = np.asarray(PIL.Image.open(SAMPLES / "bus_0160-l.png").convert("L"))
+    meta = FileMetaDataset()
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = "1.2.840.10008.5.1.4.1.1.6.1", generate_uid()
+    frame = FileDataset(str(tmp_path / "scan.dcm"), {}, file_meta=meta, preamble=b"\0" * 128)
+    frame.Rows, frame.Columns = pixels.shape
+    frame.SamplesPerPixel, frame.PhotometricInterpretation = 1, "MONOCHROME2"
+    frame.BitsAllocated = frame.BitsStored = 8
+    frame.HighBit, frame.PixelRepresentation = 7, 0
+    region = pydicom.Dataset()
+    region.PhysicalDeltaX = region.PhysicalDeltaY = 0.05
+    frame.SequenceOfUltrasoundRegions = [region]
+    frame.PixelData = pixels.tobytes()
+    frame.save_as(tmp_path / "scan.dcm", enforce_file_format=True)
+    shutil.copy(SAMPLES / "bus_0160-l.png", tmp_path / "plain.png")
+    assert run(tmp_path / "scan.dcm", tmp_path / "plain.png", "--output", tmp_path / "out", "--model", checkpoint) == 0
+    scan, plain = rows_of(tmp_path / "out")
+    assert scan["area"] == plain["area"]
+    assert plain["area_mm2"] == ""
+    if int(scan["area"]):
+        assert float(scan["area_mm2"]) == pytest.approx(int(scan["area"]) * 0.25, abs=0.01)
+        assert float(scan["longest_diameter_mm"]) == pytest.approx(float(scan["longest_diameter"]) / 2, abs=0.01)
+
+
+def test_masks_beside_their_images_are_no_inputs():
+    assert [picture.name for picture in find_pictures([str(SAMPLES)])] == [
+        path.stem for path in sorted(SAMPLES.glob("*.png")) if not path.stem.endswith("_mask")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("contents", "said"),
+    [
+        ({"config.json": '{"model_type": "sam"}'}, "from_sam"),
+        ({"config.json": '{"model_type": "bert"}'}, "'bert'"),
+        ({}, "neither a folder"),
+    ],
+)
+def test_wrong_checkpoint(tmp_path, capsys, contents, said):
+    folder = tmp_path / "wrong"
+    folder.mkdir()
+    for name, text in contents.items():
+        (folder / name).write_text(text)
+    assert run(SAMPLES / "bus_0160-l.png", "--output", tmp_path / "out", "--model", folder) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert len(error.strip().splitlines()[-1]) < 300
+    assert not (tmp_path / "out").exists()
+
+
+def test_truncated_checkpoint(checkpoint, tmp_path, capsys):
+    shutil.copytree(checkpoint, tmp_path / "short")
+    weights = tmp_path / "short" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    assert run(SAMPLES / "bus_0160-l.png", "--output", tmp_path / "out", "--model", tmp_path / "short") == 2
+    assert "short" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
