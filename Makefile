@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo space test browser lint clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -13,9 +13,19 @@ $(VENV)/installed: pyproject.toml constraints.txt
 demo: $(VENV)/installed
 	$(BIN)/sfrecsam predict space/samples --output demo-output
 
-test: $(VENV)/installed
+space: $(VENV)/installed
+	$(BIN)/sfrecsam demo
+
+test: $(VENV)/installed browser
 	$(BIN)/ruff check .
 	$(BIN)/python -m pytest
+
+# The Space is tested in a real browser: Debian's where there is apt, Playwright's own elsewhere.
+browser: $(VENV)/installed
+	command -v chromium > /dev/null || if command -v apt-get > /dev/null; then \
+		SUDO=$$(command -v sudo || true); $$SUDO apt-get update -qq && \
+		$$SUDO apt-get install -qq -y --no-install-recommends chromium fonts-liberation; \
+	else $(BIN)/playwright install chromium; fi
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check --fix .

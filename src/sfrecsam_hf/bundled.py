@@ -1,4 +1,4 @@
-"""Where the checkpoint that comes with the package lies."""
+"""Where the checkpoint and the Space that come with the package lie."""
 
 from pathlib import Path
 
@@ -16,3 +16,16 @@ def bundled_checkpoint() -> Path:
         if (folder / "model.safetensors").is_file():
             return folder
     raise FileNotFoundError("This copy of sfrecsam-hf has no bundled checkpoint; name one with --model.")
+
+
+def bundled_space() -> Path:
+    """
+    Folder of the Space, beside the checkpoint's.
+
+    Raises:
+        FileNotFoundError: The package was built without it.
+    """
+    for folder in (HERE / "space", HERE.parents[1] / "space"):
+        if (folder / "app.py").is_file():
+            return folder
+    raise FileNotFoundError("This copy of sfrecsam-hf has no demo; install it with pip or run it from a checkout.")

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import torch
 from huggingface_hub.errors import HFValidationError
-from safetensors import SafetensorError
 
 from .bundled import bundled_checkpoint
 from .image_processing_sfrecsam import SFRecSamImageProcessor
@@ -33,8 +32,6 @@ def load_checkpoint(
     try:
         model = SFRecSamModel.from_pretrained(source, dtype=getattr(torch, dtype))
         processor = SFRecSamProcessor(SFRecSamImageProcessor.from_pretrained(source))
-    except SafetensorError as error:
-        raise ValueError(f"{source} holds a damaged weight file; fetch it again.") from error
     except (OSError, HFValidationError) as error:
         raise FileNotFoundError(
             f"{source} is neither a folder with an SF-RecSAM checkpoint nor a Hub repository that can be reached."

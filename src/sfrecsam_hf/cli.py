@@ -18,7 +18,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"sfrecsam: {error}", file=sys.stderr)
         return 2
     except ModuleNotFoundError as error:
-        print(f"sfrecsam: {error.name} is missing; run `pip install 'sfrecsam-hf[train]'`.", file=sys.stderr)
+        extra = "demo" if error.name == "gradio" else "train"
+        print(f"sfrecsam: {error.name} is missing; run `pip install 'sfrecsam-hf[{extra}]'`.", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("sfrecsam: interrupted; `sfrecsam train --resume` goes on from the last state.", file=sys.stderr)
@@ -52,6 +53,11 @@ def _parser() -> argparse.ArgumentParser:
     job.add_argument("--splits", metavar="CSV", help="table with the columns image, group and split")
     job.add_argument("--columns", nargs="+", default=["auto", "oracle-point"], help="prompts (%(default)s)")
     _add_inference(job)
+
+    job = jobs.add_parser("demo", help="serve the demo in the browser")
+    job.set_defaults(job=_demo)
+    job.add_argument("--model", help="checkpoint folder or Hub name; the bundled one if left out")
+    job.add_argument("--port", type=int, help="port to serve on; the first free one from 7860 if left out")
 
     job = jobs.add_parser("data", help="report what a data folder or zip holds, and what is wrong with it")
     job.set_defaults(job=_data)
@@ -158,6 +164,15 @@ def _evaluate(
     write_report(Path(output), results, pixels, dataset, redraw)
     print(table(results))
     print(f"results.json, results.md, worst.png and reliability.png are in {output}")
+
+
+def _demo(model: str | None, port: int | None) -> None:
+    from .bundled import bundled_space
+
+    sys.path.insert(0, str(bundled_space()))
+    from app import launch
+
+    launch(model, port)
 
 
 def _loaded(model: str | None, device: str | None, dtype: str, batch_size: int, **options: typing.Any) -> tuple:

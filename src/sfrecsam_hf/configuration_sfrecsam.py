@@ -44,6 +44,18 @@ class SFRecSamVisionConfig(SamVisionConfig):
         # position scale that is noise at this grid; both matter only for weights that are not loaded.
         self.initializer_range = max(self.initializer_range, 0.02)
         self.scale = 1
+        for name in ("image_size", "patch_size", "patch_kernel_size", "num_hidden_layers"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be 1 or more.")
+        if self.num_attention_heads < 1 or self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"hidden_size={self.hidden_size} must be a multiple of num_attention_heads={self.num_attention_heads}."
+            )
+        if self.adapter_dim < 0 or not 0 <= self.encoder_dropout < 1:
+            raise ValueError(
+                f"adapter_dim={self.adapter_dim} must be 0 or more, and encoder_dropout={self.encoder_dropout} at "
+                "least 0 and below 1."
+            )
         if self.image_size % self.patch_size:
             raise ValueError(f"image_size={self.image_size} must be a multiple of patch_size={self.patch_size}.")
         if (self.patch_kernel_size - self.patch_size) % 2:
@@ -138,6 +150,16 @@ class SFRecSamConfig(SamConfig):
             raise ValueError(
                 f"vision_config.output_channels={self.vision_config.output_channels} must equal "
                 f"mask_decoder_config.hidden_size={self.mask_decoder_config.hidden_size}."
+            )
+        if 2 * self.vision_config.num_pos_feats != self.prompt_encoder_config.hidden_size:
+            raise ValueError(
+                f"vision_config.num_pos_feats={self.vision_config.num_pos_feats} must be half of "
+                f"prompt_encoder_config.hidden_size={self.prompt_encoder_config.hidden_size}."
+            )
+        if self.filter_bins < 2 or self.corrector_channels < 1 or min(self.branch_channels) < 1:
+            raise ValueError(
+                f"filter_bins={self.filter_bins} must be 2 or more, corrector_channels={self.corrector_channels} and "
+                f"branch_channels={tuple(self.branch_channels)} 1 or more."
             )
         if self.mc_samples < 0:
             raise ValueError(f"mc_samples={self.mc_samples} must be 0 or more.")

@@ -62,7 +62,7 @@ def read_mask(mask: ImageLike, name: str = "mask") -> np.ndarray:
         name, mask = str(mask), _open(str(mask))
     if isinstance(mask, PIL.Image.Image):
         check_size(mask.size, name)
-        mask = np.asarray(_flattened(_decoded(mask, name)).convert("L") if mask.mode[0] not in "IF" else mask)
+        mask = np.asarray(_flattened(_decoded(mask, name)) if mask.mode[0] not in "IF" else mask)
     array = np.squeeze(mask.detach().cpu().numpy() if isinstance(mask, torch.Tensor) else np.asarray(mask))
     if array.ndim == 3:
         array = array[..., :3].max(axis=-1)
@@ -75,7 +75,7 @@ def read_mask(mask: ImageLike, name: str = "mask") -> np.ndarray:
 
 
 def mask_stem(stem: str) -> str:
-    """The image's file name that a mask's implies: `x` for `x_mask`, `x_mask_1`, `x_gt`, `mask_x`; itself otherwise."""
+    """The image that a mask's name implies: `x` for `x_mask`, `x_mask_1`, `x_gt` and `mask_x`; itself otherwise."""
     return re.sub(r"(_mask|_gt|_seg)(_?\d+)?$|^mask_", "", stem, flags=re.IGNORECASE)
 
 

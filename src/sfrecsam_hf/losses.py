@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from .false_corrector import CorrectorOutput
 
 BOUNDARY_UNCERTAINTY = 0.5
+LOSS_WEIGHTS = {"coarse": 1.0, "segmentation": 1.0, "multimask": 0.25, "presence": 0.2, "iou": 0.1}
 
 
 def checked_labels(labels: Tensor, batch: int, prompts: int) -> tuple[Tensor, Tensor]:
@@ -37,6 +38,11 @@ def checked_labels(labels: Tensor, batch: int, prompts: int) -> tuple[Tensor, Te
         f"labels must have shape ({batch}, height, width) or ({batch}, {prompts}, height, width), but got "
         f"{tuple(labels.shape)}."
     )
+
+
+def weighted_sum(terms: dict[str, Tensor]) -> Tensor:
+    """The loss that is minimised; the terms of stage 2 weigh 1."""
+    return sum(LOSS_WEIGHTS.get(name, 1.0) * term for name, term in terms.items())
 
 
 def resized_logits(logits: Tensor, size: torch.Size) -> Tensor:

@@ -8,7 +8,6 @@ import warnings
 
 import numpy as np
 import torch
-from monai.metrics import compute_average_surface_distance, compute_hausdorff_distance
 
 
 def overlap(predicted: np.ndarray, true: np.ndarray) -> dict[str, float]:
@@ -44,6 +43,8 @@ def surface_distances(predicted: np.ndarray, true: np.ndarray) -> dict[str, floa
         predicted (`numpy.ndarray` of shape `(height, width)`): Boolean.
         true (`numpy.ndarray` of shape `(height, width)`): Boolean.
     """
+    from monai.metrics import compute_average_surface_distance, compute_hausdorff_distance  # slow to import
+
     if not predicted.any() or not true.any():
         distance = 0.0 if predicted.any() == true.any() else float(np.hypot(*true.shape))
         return {"hd95": distance, "assd": distance}

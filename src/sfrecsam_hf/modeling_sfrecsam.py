@@ -15,9 +15,10 @@ from transformers.utils.output_capturing import OutputRecorder
 
 from .coarse_mask import CoarseMaskHead, HighResolutionJoin
 from .configuration_sfrecsam import SFRecSamConfig
+from .encoder_sampling import encoder_samples
 from .false_corrector import DualFalseCorrector
 from .frequency_fusion import SpatialFrequencyBranch
-from .losses import base_losses, checked_labels, correction_losses, multimask_loss
+from .losses import base_losses, checked_labels, correction_losses, multimask_loss, weighted_sum
 from .outputs_sfrecsam import (
     Correction,
     PromptedRows,
@@ -28,26 +29,16 @@ from .outputs_sfrecsam import (
     valid_region,
 )
 from .prompts import Prompts, automatic_prompts, given_prompts, group_by_kind, jittered
+from .training_stages import StagedTraining
 from .uncertainty import UncertaintyHead, uncertainty_from_samples
 from .vision_encoder import SFRecSamPreTrainedModel, SFRecSamVisionEncoder
 
 logger = logging.get_logger(__name__)
 
 EMPTY_LOGIT = -20.0
-NEW_MODULES = (
-    "adapter",
-    "cross_attention",
-    "branch",
-    "coarse_mask_head",
-    "high_resolution_join",
-    "corrector",
-    "uncertainty_head",
-)
-CORRECTION_MODULES = ("corrector", "uncertainty_head")
-LOSS_WEIGHTS = {"coarse": 1.0, "segmentation": 1.0, "multimask": 0.25, "presence": 0.2, "iou": 0.1}
 
 
-class SFRecSamModel(SFRecSamPreTrainedModel, SamModel):
+class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
     r"""
     Segment Anything extended by spatial-frequency fusion, automatic prompts, uncertainty and dual false correction.
 
@@ -77,8 +68,20 @@ class SFRecSamModel(SFRecSamPreTrainedModel, SamModel):
         self.high_resolution_join = HighResolutionJoin(feature_channels)
         self.uncertainty_head = UncertaintyHead(feature_channels, config.corrector_channels)
         self.corrector = DualFalseCorrector(feature_channels, config.corrector_channels, config.correctors)
-        self.training_stage: int | None = None
         self.post_init()
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str, *model_args, **kwargs) -> "SFRecSamModel":
+        """As for any model; raises a `ValueError` that names the checkpoint if its weight file is damaged."""
+        from safetensors import SafetensorError
+
+        try:
+            return super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
+        except SafetensorError as error:
+            raise ValueError(
+                f"The weight file (model*.safetensors) of {pretrained_model_name_or_path} is truncated or damaged "
+                f"({error}); fetch it again."
+            ) from error
 
     @classmethod
     def from_sam(
@@ -116,32 +119,6 @@ class SFRecSamModel(SFRecSamPreTrainedModel, SamModel):
         model.load_state_dict(fitted, strict=False)
         logger.info("%s: %s", source, model.sam_report)
         return model.eval()
-
-    def freeze_base(self) -> int:
-        """Freezes every original SAM weight, leaving what SF-RecSAM adds, and returns how many numbers train."""
-        for name, parameter in self.named_parameters():
-            parameter.requires_grad_(any(part in name for part in NEW_MODULES))
-        return self.num_parameters(only_trainable=True)
-
-    def train_stage(self, stage: int, freeze_base: bool = False) -> int:
-        """
-        Chooses what trains: 1, everything up to the initial mask; 2, the corrector and the uncertainty head alone.
-
-        Args:
-            stage (`int`): 1 or 2 (paper section 3.4).
-            freeze_base (`bool`): In stage 1, keep the original SAM weights as they are.
-
-        Returns:
-            `int`: How many numbers train.
-        """
-        if stage not in (1, 2):
-            raise ValueError(f"stage={stage} must be 1 or 2.")
-        self.training_stage = stage
-        for name, parameter in self.named_parameters():
-            correction = name.split(".")[0] in CORRECTION_MODULES
-            frozen = freeze_base and not any(part in name for part in NEW_MODULES)
-            parameter.requires_grad_(correction if stage == 2 else not (correction or frozen))
-        return self.num_parameters(only_trainable=True)
 
     def encode(
         self,
@@ -230,13 +207,18 @@ class SFRecSamModel(SFRecSamPreTrainedModel, SamModel):
                 sampling behind a single encoder pass costs in quality; slow.
 
         Raises:
-            ValueError: Neither or both of image and embeddings are given, or prompts or labels do not fit.
+            ValueError: Neither or both of image and embeddings are given, prompts or labels do not fit, or a switch
+                is out of range.
         """
         if (pixel_values is None) == (image_embeddings is None):
             raise ValueError("Give either pixel_values or image_embeddings, and not both.")
         if sample_encoder and pixel_values is None:
             raise ValueError("sample_encoder=True repeats the encoder and needs pixel_values.")
         mc_samples = self.config.mc_samples if mc_samples is None else mc_samples
+        if mc_samples < 0:
+            raise ValueError(f"mc_samples={mc_samples} must be 0 or more.")
+        if unknown := set(correctors or ()) - set(self.config.correctors):
+            raise ValueError(f"correctors={correctors} names {unknown}, but this model has {self.config.correctors}.")
         correcting = self.training_stage != 1 or not self.training
         generator = generator or torch.Generator().manual_seed(0)
 
@@ -250,10 +232,13 @@ class SFRecSamModel(SFRecSamPreTrainedModel, SamModel):
             noise = self._draw_noise(mc_samples, generator) if mc_samples and correcting else None
             masks, iou_scores = self._decode(rows, multimask_output, noise)
             if noise is not None and sample_encoder:
-                samples = self._sample_encoder(
-                    pixel_values, reshaped_input_sizes, rows, multimask_output, noise, generator
-                )
-                masks = torch.cat([masks[:1], samples])
+                mask = valid_region(pixel_values, reshaped_input_sizes, pixel_mask)[:, 0]
+                redrawn = encoder_samples(self.encode, self.vision_encoder, pixel_values, mask, mc_samples, generator)
+                samples = [
+                    self._decode(rows.reencoded(encoded), multimask_output, noise.only(sample))[0]
+                    for sample, encoded in enumerate(redrawn, start=1)
+                ]
+                masks = torch.cat([masks[:1], *samples])
 
         masks = torch.where(rows.encoded.valid_region[None], masks, EMPTY_LOGIT)
         initial = masks[0] if self.training else self._without_absent(masks[0], rows, presence_threshold)
@@ -265,7 +250,7 @@ class SFRecSamModel(SFRecSamPreTrainedModel, SamModel):
         loss, terms = None, None
         if labels is not None:
             terms = self._loss_terms(labels, encoded, rows, masks[0], iou_scores, initial, correction)
-            loss = sum(LOSS_WEIGHTS.get(name, 1.0) * term for name, term in terms.items())
+            loss = weighted_sum(terms)
 
         return SFRecSamOutput(
             loss=loss,
@@ -292,21 +277,20 @@ class SFRecSamModel(SFRecSamPreTrainedModel, SamModel):
     ) -> PromptedRows:
         """One row per mask to decode: the caller's prompts where there are any, automatic ones elsewhere."""
         batch, device = len(encoded.presence_logits), encoded.image_embeddings.device
+        image_size = self.config.vision_config.image_size
+        mask_size = 4 * self.config.prompt_encoder_config.image_embedding_size
         given, prompts_per_image = given_prompts(
-            input_points, input_labels, input_boxes, input_masks, batch, self.config.vision_config.image_size
+            input_points, input_labels, input_boxes, input_masks, batch, image_size, mask_size
         )
-        rows = encoded.repeat(torch.arange(batch, device=device).repeat_interleave(prompts_per_image))
+        rows = encoded.repeat_interleave(prompts_per_image)
         groups = []
         automatic = torch.zeros(batch * prompts_per_image, dtype=torch.bool, device=device)
         for index, prompts in group_by_kind(given, batch * prompts_per_image):
             index = index.to(device)
             if prompts is None:
                 automatic[index] = True
-                grid = self.config.prompt_encoder_config.image_embedding_size
                 coarse = torch.where(rows.valid_region, rows.coarse_masks, EMPTY_LOGIT)
-                prompts = automatic_prompts(
-                    coarse[index], self.config.vision_config.image_size, self.config.box_margin, 4 * grid
-                )
+                prompts = automatic_prompts(coarse[index], image_size, self.config.box_margin, mask_size)
             groups.append((index, prompts))
         return PromptedRows(rows, groups, automatic, prompts_per_image)
 
@@ -374,39 +358,6 @@ class SFRecSamModel(SFRecSamPreTrainedModel, SamModel):
             coarse.repeat_interleave(per_prompt, dim=0),
         )
         return masks.view(-1, count, per_prompt, *masks.shape[-2:]), iou_scores[:count, 0]
-
-    def _sample_encoder(
-        self,
-        pixel_values: Tensor,
-        reshaped_input_sizes: Tensor | None,
-        rows: PromptedRows,
-        multimask_output: bool,
-        noise: SampleNoise,
-        generator: torch.Generator,
-    ) -> Tensor:
-        """Reference for the uncertainty: encoder dropout redrawn for every sample, image by image."""
-        dropouts = [module for module in self.vision_encoder.modules() if isinstance(module, torch.nn.Dropout)]
-        seed = int(torch.randint(2**31, (1,), generator=generator, device=generator.device))
-        samples = []
-        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
-            for sample in range(1, len(noise.prompts)):
-                for dropout in dropouts:
-                    dropout.train()
-                passes = []
-                for image in range(len(pixel_values)):
-                    torch.manual_seed(seed + sample)
-                    sizes = None if reshaped_input_sizes is None else reshaped_input_sizes[image : image + 1]
-                    passes.append(self.encode(pixel_values[image : image + 1], sizes))
-                for dropout in dropouts:
-                    dropout.train(self.training)
-                owner = torch.arange(len(passes), device=self.device).repeat_interleave(rows.prompts_per_image)
-                encoded = SFRecSamImageEmbeddings(
-                    **{name: torch.cat([single[name] for single in passes])[owner] for name in rows.encoded}
-                )
-                redrawn = PromptedRows(encoded, rows.groups, rows.automatic, rows.prompts_per_image)
-                masks, _ = self._decode(redrawn, multimask_output, noise.only(sample))
-                samples.append(masks[0])
-        return torch.stack(samples)
 
     def _without_absent(self, initial: Tensor, rows: PromptedRows, threshold: float | None) -> Tensor:
         """Empties the masks of self-prompted images in which the presence score sees no lesion."""

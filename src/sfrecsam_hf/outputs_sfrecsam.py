@@ -37,6 +37,11 @@ class SFRecSamImageEmbeddings(ModelOutput):
         tensors = {name: value[owner] for name, value in self.items() if isinstance(value, Tensor)}
         return SFRecSamImageEmbeddings(**tensors)
 
+    def repeat_interleave(self, rows: int) -> "SFRecSamImageEmbeddings":
+        """`rows` rows for each image, one after the other."""
+        presence = self.presence_logits
+        return self.repeat(torch.arange(len(presence), device=presence.device).repeat_interleave(rows))
+
 
 @dataclass
 class SFRecSamOutput(ModelOutput):
@@ -139,9 +144,14 @@ class PromptedRows:
     automatic: Tensor
     prompts_per_image: int
 
+    def reencoded(self, encoded: SFRecSamImageEmbeddings) -> "PromptedRows":
+        """The same prompts on other embeddings of the same images."""
+        rows = encoded.repeat_interleave(self.prompts_per_image)
+        return PromptedRows(rows, self.groups, self.automatic, self.prompts_per_image)
+
     def per_image(self, value: Tensor) -> Tensor:
         """Rows back to `(batch, prompts, ...)`."""
-        return value.view(-1, self.prompts_per_image, *value.shape[1:])
+        return value.unflatten(0, (len(value) // self.prompts_per_image, self.prompts_per_image))
 
     def used_prompts(self) -> dict[str, Tensor]:
         """The prompts as `forward` takes them, with -10 where a row has none of a kind."""

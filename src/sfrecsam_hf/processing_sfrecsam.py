@@ -48,17 +48,23 @@ class SFRecSamProcessor(SamProcessor):
         kwargs.setdefault("return_tensors", "pt")
         encoding = self.image_processor(images, segmentation_maps=segmentation_maps, **kwargs)
         sizes = [tuple(int(side) for side in size) for size in encoding["original_sizes"]]
-        for name, given in (("input_points", input_points), ("input_boxes", input_boxes)):
+        if input_labels is not None and input_points is None:
+            raise ValueError("input_labels need input_points; pass both or neither.")
+        prompts = (("input_points", input_points), ("input_labels", input_labels), ("input_boxes", input_boxes))
+        for name, given in prompts:
             if given is not None and len(given) != len(sizes):
                 raise ValueError(f"{name} has {len(given)} entries for {len(sizes)} images; give one or None each.")
         points = labels = boxes = None
         if input_points is not None:
             points, labels = zip(
-                *map(_points_and_labels, input_points, input_labels or [None] * len(sizes)), strict=True
+                *map(
+                    _points_and_labels, input_points, input_labels if input_labels is not None else [None] * len(sizes)
+                ),
+                strict=True,
             )
             points = [self._mapped(point, size, "input_points") for point, size in zip(points, sizes, strict=True)]
         if input_boxes is not None:
-            boxes = [np.zeros((0, 4)) if box is None else np.asarray(box, float).reshape(-1, 4) for box in input_boxes]
+            boxes = [_boxes(box) for box in input_boxes]
             boxes = [self._mapped(box, size, "input_boxes") for box, size in zip(boxes, sizes, strict=True)]
         rows = max([len(entry) for entry in [*(points or []), *(boxes or [])]] + [1])
         if points is not None:
@@ -85,7 +91,11 @@ def _points_and_labels(points: Any, labels: Any) -> tuple[np.ndarray, np.ndarray
     """The points of one image as `(prompts, points, 2)` and their labels, padded with `ABSENT`."""
     if points is None or len(points) == 0:
         return np.zeros((0, 1, 2)), np.zeros((0, 1))
+    if np.ndim(points[0]) == 0:
+        raise ValueError(f"input_points needs a list of [x, y] points for each image, but got {points}.")
     nested = points if np.ndim(points[0][0]) else [points]
+    if any(np.shape(point) != (2,) for prompt in nested for point in prompt):
+        raise ValueError(f"input_points needs [x, y] points, but got {points}.")
     if labels is None:
         labels = [[1] * len(prompt) for prompt in nested]
     elif np.ndim(labels[0]) == 0:
@@ -99,6 +109,16 @@ def _points_and_labels(points: Any, labels: Any) -> tuple[np.ndarray, np.ndarray
         padded[row, : len(prompt)] = np.asarray(prompt, float)
         padded_labels[row, : len(label)] = label
     return padded, padded_labels
+
+
+def _boxes(boxes: Any) -> np.ndarray:
+    """The boxes of one image as `(prompts, 4)`; one box may stand alone."""
+    if boxes is None or len(boxes) == 0:
+        return np.zeros((0, 4))
+    nested = boxes if np.ndim(boxes[0]) else [boxes]
+    if any(np.shape(box) != (4,) for box in nested):
+        raise ValueError(f"input_boxes needs [x1, y1, x2, y2] boxes, but got {boxes}.")
+    return np.asarray(nested, float)
 
 
 def _padded(values: np.ndarray, shape: tuple[int, ...]) -> torch.Tensor:

@@ -83,6 +83,7 @@ def given_prompts(
     input_masks: Tensor | None,
     batch_size: int,
     image_size: int,
+    mask_size: int,
 ) -> tuple[Prompts, int]:
     """
     Checks the caller's prompts and lays them out one row per mask.
@@ -94,6 +95,7 @@ def given_prompts(
         input_masks (`torch.Tensor` of shape `(batch, 1, height, width)`, *optional*): Logits, one per image.
         batch_size (`int`): Images in the batch.
         image_size (`int`): Side of the model's input in pixels.
+        mask_size (`int`): Side of the dense mask prompt.
 
     Returns:
         The prompts and the number of prompts per image.
@@ -107,6 +109,10 @@ def given_prompts(
         )
     if input_boxes is not None and (input_boxes.ndim != 3 or input_boxes.shape[-1] != 4):
         raise ValueError(f"input_boxes must have shape (batch, prompts, 4), but got {tuple(input_boxes.shape)}.")
+    if input_masks is not None and input_masks.shape[1:] != (1, mask_size, mask_size):
+        raise ValueError(
+            f"input_masks must have shape (batch, 1, {mask_size}, {mask_size}), but got {tuple(input_masks.shape)}."
+        )
     if input_labels is not None and input_points is None:
         raise ValueError("input_labels need input_points; pass both or neither.")
     if input_points is not None and input_labels is None:
@@ -116,6 +122,9 @@ def given_prompts(
             f"input_labels must have the shape {tuple(input_points.shape[:3])} of input_points, but got "
             f"{tuple(input_labels.shape)}."
         )
+    known = torch.tensor([1, 0, -1, ABSENT])
+    if input_labels is not None and not bool(torch.isin(input_labels.cpu(), known).all()):
+        raise ValueError(f"input_labels must be 1 (lesion), 0 (background), or -1 or {ABSENT} (no point).")
     named = {"input_points": input_points, "input_boxes": input_boxes, "input_masks": input_masks}
     for name, value in named.items():
         if value is not None and value.shape[0] != batch_size:

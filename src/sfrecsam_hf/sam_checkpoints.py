@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import SamModel
+from transformers import SamConfig, SamModel
 
 from .configuration_sfrecsam import SFRecSamConfig
+from .training_stages import NEW_MODULES
 
 # Original Segment Anything names, in the order in which they are replaced, and transformers' names.
 ORIGINAL_NAMES = (
@@ -66,8 +67,7 @@ def read_sam(source: str | Path, **hub_options: Any) -> tuple[dict[str, Any], di
         FileNotFoundError, ValueError: It is no SAM checkpoint.
     """
     if Path(source).suffix not in (".pth", ".pt", ".bin"):
-        model = SamModel.from_pretrained(source, **hub_options)
-        return model.config.to_dict(), model.state_dict()
+        return _read_folder(source, hub_options)
     if not Path(source).is_file():
         raise FileNotFoundError(f"{source} does not exist; download a Segment Anything checkpoint there.")
     try:
@@ -85,7 +85,33 @@ def read_sam(source: str | Path, **hub_options: Any) -> tuple[dict[str, Any], di
         translated[name] = value
     shared = translated["prompt_encoder.shared_embedding.positional_embedding"]
     translated["shared_image_embedding.positional_embedding"] = shared
-    return _geometry(translated), translated
+    try:
+        return _geometry(translated), translated
+    except KeyError as error:
+        raise ValueError(f"{source} is no complete Segment Anything checkpoint: it lacks {error}.") from error
+
+
+def _read_folder(source: str | Path, hub_options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """As `read_sam`, of a folder or a Hub repository in transformers' format."""
+    from safetensors import SafetensorError
+
+    try:
+        config = SamConfig.from_pretrained(source, **hub_options)
+        if config.model_type != SamConfig.model_type:
+            raise ValueError(
+                f"{source} is a {config.model_type!r} checkpoint and not a SAM; an SF-RecSAM is loaded with "
+                "SFRecSamModel.from_pretrained(...)."
+            )
+        model, info = SamModel.from_pretrained(source, config=config, output_loading_info=True, **hub_options)
+    except SafetensorError as error:
+        raise ValueError(f"The weight file of {source} is truncated or damaged ({error}); fetch it again.") from error
+    except OSError as error:
+        raise FileNotFoundError(f"{source} is neither a folder with a SAM nor a Hub repository in reach.") from error
+    if info["missing_keys"]:
+        raise ValueError(
+            f"{source} is no complete SAM checkpoint: it lacks {', '.join(sorted(info['missing_keys']))}."
+        )
+    return model.config.to_dict(), model.state_dict()
 
 
 def _geometry(state: dict[str, Tensor]) -> dict[str, Any]:
@@ -155,7 +181,7 @@ def fitted_state(state: dict[str, Tensor], target: dict[str, Tensor]) -> tuple[d
         target (`dict[str, torch.Tensor]`): Weights of the model to fill.
 
     Raises:
-        ValueError: A weight of the SAM has no place, or does not fit.
+        ValueError: A weight of the SAM is missing, has no place, or does not fit.
     """
     report, fitted = SamReport(), {}
     for name, value in state.items():
@@ -176,6 +202,8 @@ def fitted_state(state: dict[str, Tensor], target: dict[str, Tensor]) -> tuple[d
             raise ValueError(f"{name} has shape {tuple(value.shape)} in the checkpoint, but the model needs {wanted}.")
         fitted[name] = value.contiguous()
     report.new = [name for name in target if name not in state]
+    if missing := [name for name in report.new if not any(part in name for part in NEW_MODULES)]:
+        raise ValueError(f"This is no complete SAM checkpoint: it lacks {', '.join(missing)}.")
     return fitted, report
 
 

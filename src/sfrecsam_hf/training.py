@@ -1,6 +1,7 @@
 """Two-stage training with Accelerate (paper section 3.4): first the base, then the corrector on top of it."""
 
 import json
+import logging
 import shutil
 import time
 from collections.abc import Callable
@@ -31,6 +32,9 @@ from .training_config import TrainingConfig
 from .training_data import EpochBatches, TrainingImages
 
 VALIDATION_BATCH = 8
+
+# SAM shares one tensor between two modules, which is told anew at each save.
+logging.getLogger("accelerate.utils.other").setLevel(logging.ERROR)
 
 
 @dataclass
@@ -145,7 +149,13 @@ class TrainingRun:
         optimizer = self._optimizer()
         warmup = round(config.warmup * epochs * steps_per_epoch)
         scheduler = get_scheduler("cosine", optimizer, warmup, epochs * steps_per_epoch)
-        loader = DataLoader(self.images, batch_sampler=self.batches, collate_fn=_as_it_is, num_workers=config.workers)
+        loader = DataLoader(
+            self.images,
+            batch_sampler=self.batches,
+            collate_fn=_as_it_is,
+            num_workers=config.workers,
+            generator=torch.Generator(),  # or every new iterator would draw from, and so shift, dropout's generator
+        )
         average = None
         if config.ema_decay:
             average = AveragedModel(self.model, multi_avg_fn=_moving_average(config.ema_decay), use_buffers=True)

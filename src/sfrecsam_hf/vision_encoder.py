@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import initialization as init
 from transformers.models.sam.modeling_sam import (
+    SamMLPBlock,
     SamPatchEmbeddings,
     SamPreTrainedModel,
     SamVisionAttention,
@@ -16,6 +17,7 @@ from transformers.models.sam.modeling_sam import (
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
+from .attention import SFRecSamVisionAttention
 from .configuration_sfrecsam import SFRecSamConfig, SFRecSamVisionConfig
 from .frequency_fusion import CrossBranchAttention, FrequencyFilter
 from .zero_init import ReluConv2d, ZeroConv2d, ZeroLinear
@@ -62,7 +64,12 @@ class SFRecSamVisionLayer(SamVisionLayer):
     """A SAM block followed by its adapter; with global attention it also reads the fused features."""
 
     def __init__(self, config: SFRecSamVisionConfig, window_size: int):
-        super().__init__(config, window_size)
+        super(SamVisionLayer, self).__init__()
+        self.layer_norm1 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.attn = SFRecSamVisionAttention(config, window_size)
+        self.layer_norm2 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.mlp = SamMLPBlock(config)
+        self.window_size = window_size
         self.adapter = nn.Identity()
         if config.adapter_dim:
             self.adapter = Adapter(config.hidden_size, config.adapter_dim, config.encoder_dropout)
@@ -84,6 +91,10 @@ class SFRecSamPreTrainedModel(SamPreTrainedModel):
 
     config: SFRecSamConfig
     _no_split_modules = ["SFRecSamVisionLayer"]
+
+    def get_correct_attn_implementation(self, requested_attention: str | None, is_init_check: bool = False) -> str:
+        """The attention asked for, checked; ours without a bias tensor if none was."""
+        return super().get_correct_attn_implementation(requested_attention or "unbiased", is_init_check)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

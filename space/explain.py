@@ -1,0 +1,105 @@
+"""The paper's first idea made visible: the image's spectrum, the learned filter, and what it adds to the features."""
+
+import io
+from dataclasses import dataclass
+
+import matplotlib
+import numpy as np
+import PIL.Image
+import torch
+from matplotlib.figure import Figure
+
+from pictures import enlarged
+from sfrecsam_hf import SFRecSamModel
+from sfrecsam_hf.drawing import heatmap
+from sfrecsam_hf.outputs_sfrecsam import valid_region
+from staged_model import EncodedImage
+
+SPECTRUM_SIDE = 512
+LINE_STYLES = ("-", "--", ":", "-.")
+COLOURS = ("#1A85FF", "#E66100", "#2A9D6F", "#8A5CC2")
+
+
+@dataclass(frozen=True)
+class FrequencyStory:
+    r"""
+    What the spatial-frequency branch does with one image.
+
+    Args:
+        spectrum (`PIL.Image.Image`): Log magnitude of the input's Fourier transform, zero frequency in the middle.
+        responses (`PIL.Image.Image`): Each stride's learned response over radial frequency.
+        energy (`PIL.Image.Image`): Where the filter changes the features, over the image.
+        shares (`list[tuple[int, float]]`): Stride, and energy of the change as a share of the features' energy.
+    """
+
+    spectrum: PIL.Image.Image
+    responses: PIL.Image.Image
+    energy: PIL.Image.Image
+    shares: list[tuple[int, float]]
+
+
+@torch.inference_mode()
+def frequency_story(model: SFRecSamModel, encoded: EncodedImage) -> FrequencyStory:
+    """
+    Draws the story of one image.
+
+    Raises:
+        ValueError: The checkpoint has no frequency filter.
+    """
+    if model.config.fusion != "spatial-frequency":
+        raise ValueError(f"This checkpoint has no frequency filter to explain: its fusion is {model.config.fusion!r}.")
+    branch, pixels = model.branch, encoded.pixel_values
+    valid = valid_region(pixels, encoded.reshaped_size)
+    pyramid = branch(pixels, valid.to(pixels.dtype))
+    height, width = encoded.reshaped_size[0].tolist()
+    total, shares = np.zeros(encoded.image.size[::-1]), []
+    for level, stage in enumerate(branch.stages):
+        spatial, stride = stage(pyramid[level]), 2 ** (level + 2)
+        change = (pyramid[level + 1] - spatial).float().square().mean(1)[0]
+        shares.append((stride, float(change.mean() / spatial.float().square().mean().clamp(min=1e-12))))
+        inside = change[: -(-height // stride), : -(-width // stride)].cpu().numpy()
+        layer = PIL.Image.fromarray(inside).resize(encoded.image.size, PIL.Image.Resampling.BILINEAR)
+        total += np.asarray(layer) / max(float(inside.max()), 1e-12)
+    large = enlarged(encoded.image)
+    shown = np.asarray(PIL.Image.fromarray((total / len(shares)).astype(np.float32)).resize(large.size))
+    return FrequencyStory(
+        spectrum=_spectrum(encoded.image),
+        responses=_responses(model),
+        energy=heatmap(large, shown / max(float(shown.max()), 1e-12)),
+        shares=shares,
+    )
+
+
+def _spectrum(image: PIL.Image.Image) -> PIL.Image.Image:
+    gray = np.asarray(image.convert("L"), dtype=np.float32) / 255
+    window = np.outer(np.hanning(gray.shape[0]), np.hanning(gray.shape[1]))  # or the image's edge draws a cross
+    magnitude = np.abs(np.fft.fftshift(np.fft.fft2((gray - gray.mean()) * window)))
+    level = np.log1p(magnitude)
+    level = level / max(float(level.max()), 1e-12)
+    coloured = matplotlib.colormaps["viridis"](level)[..., :3]
+    return PIL.Image.fromarray((coloured * 255).astype(np.uint8)).resize((SPECTRUM_SIDE, SPECTRUM_SIDE))
+
+
+def _responses(model: SFRecSamModel) -> PIL.Image.Image:
+    figure = Figure(figsize=(6, 4.6), dpi=140, layout="constrained")
+    axes = figure.add_subplot()
+    for level, learned in enumerate(model.branch.filters):
+        response = 1 + learned.curve.float().cpu().numpy()
+        radius = np.linspace(0, 1, response.shape[1])
+        low, middle, high = np.percentile(response, [10, 50, 90], axis=0)
+        colour = COLOURS[level % len(COLOURS)]
+        axes.fill_between(radius, low, high, color=colour, alpha=0.15, linewidth=0)
+        axes.plot(
+            radius,
+            middle,
+            LINE_STYLES[level % len(LINE_STYLES)],
+            color=colour,
+            linewidth=2.2,
+            label=f"stride {2 ** (level + 2)}",
+        )
+    axes.axhline(1, color="gray", linewidth=1)
+    axes.set(xlabel="radial frequency (0: brightness, 1: finest diagonal speckle)", ylabel="gain (1: unchanged)")
+    axes.legend(title="median and 10 to 90 % of channels", frameon=False)
+    written = io.BytesIO()
+    figure.savefig(written, format="png")
+    return PIL.Image.open(written).convert("RGB")

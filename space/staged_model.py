@@ -1,0 +1,126 @@
+"""The model in three stages, so that a new prompt or a moved slider repeats only what it must."""
+
+from dataclasses import dataclass
+
+import PIL.Image
+import torch
+
+from sfrecsam_hf import (
+    Segmentation,
+    SFRecSamImageEmbeddings,
+    SFRecSamModel,
+    SFRecSamOutput,
+    SFRecSamProcessor,
+)
+from sfrecsam_hf.modeling_sfrecsam import EMPTY_LOGIT
+from sfrecsam_hf.segmentation import segmentations
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """Points, their labels (1 lesion, 0 background) and a box, in pixels of the image; empty: the model chooses."""
+
+    points: tuple[tuple[float, float], ...] = ()
+    labels: tuple[int, ...] = ()
+    box: tuple[float, float, float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Controls:
+    """What the sliders say; each field means what it means in [`SFRecSamModel.forward`]."""
+
+    mc_samples: int
+    suspicion_threshold: float
+    presence_threshold: float
+    correctors: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class EncodedImage:
+    r"""
+    An image, and all that the encoder says about it.
+
+    Args:
+        image (`PIL.Image.Image`): RGB, upright.
+        pixel_values (`torch.Tensor` of shape `(1, 3, size, size)`): The model's input.
+        reshaped_size (`torch.Tensor` of shape `(1, 2)`): Height and width of the image inside the input's padding.
+        embeddings ([`SFRecSamImageEmbeddings`]): From `get_image_embeddings`.
+    """
+
+    image: PIL.Image.Image
+    pixel_values: torch.Tensor
+    reshaped_size: torch.Tensor
+    embeddings: SFRecSamImageEmbeddings
+
+
+class StagedModel:
+    """
+    Encodes an image once, decodes once per prompt and number of samples, corrects whenever asked.
+
+    Stage by stage it answers exactly as [`segment`] does in one go.
+
+    Args:
+        model ([`SFRecSamModel`]): In evaluation mode.
+        processor ([`SFRecSamProcessor`]): Belonging to the model.
+    """
+
+    def __init__(self, model: SFRecSamModel, processor: SFRecSamProcessor):
+        self.model = model
+        self.processor = processor
+
+    def default_controls(self) -> Controls:
+        """The settings that the checkpoint was calibrated with."""
+        config = self.model.config
+        return Controls(
+            config.mc_samples, config.suspicion_threshold, config.presence_threshold, tuple(config.correctors)
+        )
+
+    @torch.inference_mode()
+    def encode(self, image: PIL.Image.Image) -> EncodedImage:
+        """Runs the image encoder: the slow part, once per image."""
+        inputs = self.processor(image).to(self.model.device, self.model.dtype)
+        reshaped_size = inputs["reshaped_input_sizes"].int()
+        embeddings = self.model.get_image_embeddings(inputs["pixel_values"], reshaped_size)
+        return EncodedImage(image, inputs["pixel_values"], reshaped_size, embeddings)
+
+    @torch.inference_mode()
+    def decode(self, encoded: EncodedImage, prompt: Prompt, mc_samples: int) -> SFRecSamOutput:
+        """Decodes the stochastic passes; no mask is emptied yet, that is for `correct` to decide."""
+        height, width = encoded.reshaped_size[0].tolist()
+        scale = torch.tensor([width / encoded.image.width, height / encoded.image.height])
+        prompts = {}
+        if prompt.points:
+            prompts["input_points"] = (torch.tensor(prompt.points) * scale)[None, None].to(self.model.device)
+            prompts["input_labels"] = torch.tensor(prompt.labels, device=self.model.device)[None, None]
+        if prompt.box is not None:
+            prompts["input_boxes"] = (torch.tensor(prompt.box) * scale.repeat(2))[None, None].to(self.model.device)
+        return self.model(
+            image_embeddings=encoded.embeddings,
+            mc_samples=mc_samples,
+            presence_threshold=0.0,
+            correctors=(),
+            **prompts,
+        )
+
+    @torch.inference_mode()
+    def correct(self, encoded: EncodedImage, decoded: SFRecSamOutput, controls: Controls) -> Segmentation:
+        """Runs the corrector on decoded masks, and empties them where the model sees no lesion."""
+        maps = dict(decoded.items())
+        corrected = self.model.corrector(
+            mean_probability=decoded.mean_probability[:, 0],
+            uncertainty=decoded.predictive_entropy[:, 0],
+            mutual_information=decoded.mutual_information[:, 0],
+            features=encoded.embeddings.high_resolution_features,
+            initial_logits=decoded.initial_masks[:, 0],
+            suspicion_threshold=controls.suspicion_threshold,
+            correctors=controls.correctors,
+        )
+        maps["pred_masks"] = corrected.logits[:, None]
+        absent = decoded.presence_logits.sigmoid() < controls.presence_threshold
+        if bool(absent) and bool(decoded.prompt_is_automatic):
+            for name in ("pred_masks", "initial_masks"):
+                maps[name] = torch.full_like(maps[name], EMPTY_LOGIT)
+            for name in ("mean_probability", "predictive_entropy"):
+                maps[name] = torch.zeros_like(maps[name])
+        size = (encoded.image.height, encoded.image.width)
+        return segmentations(SFRecSamOutput(**maps), [size], self.processor.image_processor)[0]
