@@ -27,7 +27,6 @@ SERVED = {
     "css": appearance.CSS,
     "head": appearance.HEAD,
     "max_file_size": f"{MAX_MEGABYTES}mb",
-    "allowed_paths": [str(HERE / "samples")],
     "footer_links": ["api"],
     "ssr_mode": False,
 }
@@ -289,6 +288,7 @@ def space(model: str | None = None) -> Iterator[gr.Blocks]:
             bundled checkpoint, if not given.
     """
     staged = StagedModel(*load_checkpoint(model or os.environ.get("SFRECSAM_MODEL")))
+    gr.set_static_paths(HERE / "samples")  # not copied to where uploads are, and deleted with one that is equal
     samples = [path for path in sorted((HERE / "samples").glob("*.png")) if mask_stem(path.stem) == path.stem]
     with tempfile.TemporaryDirectory(prefix="sfrecsam-") as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder

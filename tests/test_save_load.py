@@ -1,12 +1,13 @@
 """A model comes back from disk bit for bit, and nothing that a file lacks is left uninitialised."""
 
+import json
+
 import pytest
 import torch
 from conftest import TINY_PARTS, randomised, tiny_config, tiny_model, tiny_sam
 from safetensors.torch import load_file, save_file
-from transformers import AutoModel
 
-from sfrecsam_hf import SFRecSamConfig, SFRecSamModel, SFRecSamProcessor
+from sfrecsam_hf import SFRecSamConfig, SFRecSamImageProcessor, SFRecSamModel
 from sfrecsam_hf.checkpoints import load_checkpoint
 
 SHAPES = {
@@ -16,6 +17,15 @@ SHAPES = {
     "no adapters": {"vision_config": {**TINY_PARTS["vision_config"], "adapter_dim": 0}},
     "overlapping patches": {"vision_config": {**TINY_PARTS["vision_config"], "patch_kernel_size": 16}},
 }
+
+
+def settings_of(model):
+    """The configuration as its file holds it, less what transformers notes about the loading."""
+    settings = json.loads(model.config.to_json_string())
+    for part in (settings, *(value for value in settings.values() if isinstance(value, dict))):
+        for noted in ("architectures", "dtype"):
+            part.pop(noted, None)
+    return settings
 
 
 @pytest.mark.parametrize("overrides", SHAPES.values(), ids=SHAPES)
@@ -29,7 +39,7 @@ def test_saved_and_loaded_equal(overrides, pixels, tmp_path):
     assert state.keys() == reloaded.keys()
     for name, value in state.items():
         assert torch.equal(value, reloaded[name]), name
-    assert again.config.to_diff_dict().keys() == model.config.to_diff_dict().keys()
+    assert settings_of(again) == settings_of(model)
     assert torch.equal(model(pixels).pred_masks, again(pixels).pred_masks)
 
 
@@ -82,12 +92,11 @@ def test_weights_that_a_file_lacks_are_initialised(tmp_path, fusion):
 
 @pytest.mark.usefixtures("nan_where_uninitialised")
 def test_a_model_built_from_its_configuration_is_finite():
-    for build in (SFRecSamModel, AutoModel.from_config):
-        for name, value in build(tiny_config()).state_dict().items():
-            assert value.isfinite().all(), name
+    for name, value in SFRecSamModel(tiny_config()).state_dict().items():
+        assert value.isfinite().all(), name
 
 
-def test_training_mode_weights_are_not_overwritten_on_reload(tmp_path):
+def test_trained_weights_are_not_overwritten_on_reload(tmp_path):
     model = randomised(SFRecSamModel(tiny_config()), seed=9)
     model.save_pretrained(tmp_path / "a")
     SFRecSamModel.from_pretrained(tmp_path / "a").save_pretrained(tmp_path / "b")
@@ -97,8 +106,8 @@ def test_training_mode_weights_are_not_overwritten_on_reload(tmp_path):
 
 def test_the_processor_comes_back(tmp_path, processor):
     processor.save_pretrained(tmp_path)
-    again = SFRecSamProcessor.from_pretrained(tmp_path)
-    assert again.image_processor.to_dict() == processor.image_processor.to_dict()
+    again = SFRecSamImageProcessor.from_pretrained(tmp_path)
+    assert again.to_dict() == processor.image_processor.to_dict()
 
 
 def test_a_damaged_file_is_named(tmp_path, processor):
@@ -123,7 +132,5 @@ def test_another_architecture_is_refused(tmp_path):
 
 
 def test_a_folder_without_a_checkpoint_is_refused(tmp_path):
-    with pytest.raises(OSError, match=r"config\.json"):
-        SFRecSamModel.from_pretrained(tmp_path)
     with pytest.raises(FileNotFoundError, match="neither a folder"):
         load_checkpoint(tmp_path)

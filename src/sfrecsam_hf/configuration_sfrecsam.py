@@ -130,7 +130,7 @@ class SFRecSamConfig(SamConfig):
         prompt.image_embedding_size = vision.image_size // vision.patch_size
         vision.fused_channels = 0 if self.fusion == "none" else self.branch_channels[-1]
         self.mask_stride = self.mask_stride or vision.patch_size // 4
-        self.id2label = {0: "background", 1: "lesion"}
+        self.id2label, self.label2id = {0: "background", 1: "lesion"}, {"background": 0, "lesion": 1}
         self._check_ranges()
 
     def _check_ranges(self) -> None:

@@ -49,9 +49,8 @@ class FrequencyFilter(nn.Module):
             `torch.Tensor` of the same shape and dtype.
         """
         height, width = features.shape[-2:]
-        with torch.autocast(features.device.type, enabled=False):
-            spectrum = torch.fft.rfft2(features.float(), norm="ortho")
-            filtered = torch.fft.irfft2(spectrum * self.response(height, width), s=(height, width), norm="ortho")
+        spectrum = torch.fft.rfft2(features.float(), norm="ortho")
+        filtered = torch.fft.irfft2(spectrum * self.response(height, width), s=(height, width), norm="ortho")
         return filtered.to(features.dtype)
 
 
@@ -177,22 +176,24 @@ class CrossBranchAttention(nn.Module):
     r"""
     ViT tokens (queries) read the fused spatial-frequency features (keys and values); starts as the identity.
 
-    The output projection is zero-initialised by the model, so that a SAM extended with it is still that SAM.
+    The output projection is zero-initialised by the model, so that a SAM extended with it is still that SAM. Keys and
+    values carry no more than the fused channels, so twice that width is enough: for ViT-B, 4 of its 12 heads.
 
     Args:
         hidden_size (`int`): Width of the ViT.
         fused_channels (`int`): Channels of the fused features.
-        num_heads (`int`): Attention heads.
+        num_heads (`int`): Attention heads of the ViT; ours have the same width, and are at most as many.
     """
 
     def __init__(self, hidden_size: int, fused_channels: int, num_heads: int):
         super().__init__()
-        self.num_heads = num_heads
+        self.head_dim = hidden_size // num_heads
+        width = self.head_dim * max(min(num_heads, 2 * fused_channels // self.head_dim), 1)
         self.layer_norm = nn.LayerNorm(hidden_size)
         self.fused_norm = nn.LayerNorm(fused_channels)
-        self.query = nn.Linear(hidden_size, hidden_size)
-        self.key_value = nn.Linear(fused_channels, 2 * hidden_size)
-        self.projection = ZeroLinear(hidden_size, hidden_size)
+        self.query = nn.Linear(hidden_size, width)
+        self.key_value = nn.Linear(fused_channels, 2 * width)
+        self.projection = ZeroLinear(width, hidden_size)
 
     def forward(self, hidden_states: Tensor, fused: Tensor) -> Tensor:
         """
@@ -203,10 +204,10 @@ class CrossBranchAttention(nn.Module):
         Returns:
             `torch.Tensor` of shape `(batch, height, width, hidden_size)`: What is to be added to the tokens.
         """
-        batch, height, width, hidden_size = hidden_states.shape
-        heads = (batch, height * width, self.num_heads, hidden_size // self.num_heads)
+        batch, height, width, _ = hidden_states.shape
+        heads = (batch, height * width, -1, self.head_dim)
         query = self.query(self.layer_norm(hidden_states)).view(heads).transpose(1, 2)
         fused = self.fused_norm(fused.flatten(2).transpose(1, 2))
         key, value = (x.reshape(heads).transpose(1, 2) for x in self.key_value(fused).chunk(2, dim=-1))
         read = F.scaled_dot_product_attention(query, key, value)
-        return self.projection(read.transpose(1, 2).reshape(batch, height, width, hidden_size))
+        return self.projection(read.transpose(1, 2).reshape(batch, height, width, -1))

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import PIL.Image
 import torch
+from transformers.image_processing_outputs import SemanticSegmentationPostProcessorOutput
 from transformers.image_processing_utils import BatchFeature
 from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPil
 from transformers.utils import is_torchvision_available
@@ -132,8 +133,6 @@ class _AnyImage:
                 image = self.restore(image, tuple(int(side) for side in target_sizes[index]))
             mask = (image > 0).long()
             if return_segmentation_scores:
-                from transformers.modeling_outputs import SemanticSegmentationPostProcessorOutput
-
                 mask = SemanticSegmentationPostProcessorOutput(
                     data={"segmentation": mask, "segmentation_scores": image.float().sigmoid()}
                 )

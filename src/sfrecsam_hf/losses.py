@@ -144,7 +144,11 @@ def correction_losses(
     target: Tensor, initial: Tensor, corrected: CorrectorOutput, entropy_logits: Tensor, entropy: Tensor
 ) -> dict[str, Tensor]:
     """
-    Stage 2: each corrector on its own suspicious pixels, the uncertainty head, and the final mask.
+    Stage 2: each corrector on its own suspicious pixels, the uncertainty head, and Dice on the final mask.
+
+    The correctors learn from images with a lesion only. In a normal scan all foreground is false, which taught the
+    false-positive corrector to wipe small lesions out (validation Dice 0.722 -> 0.700); normals are for the presence
+    score.
 
     Args:
         target (`torch.Tensor` of shape `(rows, 1, height, width)`): Ground truth.
@@ -158,15 +162,16 @@ def correction_losses(
     error = foreground != (true > 0.5)
     terms = {
         "uncertainty": uncertainty_loss(entropy_logits, entropy, error, true),
-        "final": segmentation_loss(corrected.logits, target).mean(),
+        "final": dice_loss(resized_logits(corrected.logits, target.shape[-2:]), target).mean(),
     }
+    teaching = corrected.suspicious_region & (target.amax((1, 2, 3), keepdim=True) > 0)
     halves = {
         "false_positive": (corrected.false_positive_logits, foreground),
         "false_negative": (corrected.false_negative_logits, ~foreground),
     }
     for name, (logits, side) in halves.items():
         if logits is not None:
-            terms[name] = correction_loss(logits, error, corrected.suspicious_region & side)
+            terms[name] = correction_loss(logits, error, teaching & side)
     return terms
 
 

@@ -178,6 +178,7 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
         presence_threshold: float | None = None,
         correctors: tuple[str, ...] | list[str] | None = None,
         sample_encoder: bool = False,
+        noise: SampleNoise | None = None,
         **kwargs,
     ) -> SFRecSamOutput:
         """
@@ -205,6 +206,8 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
             correctors (`Sequence[str]`, *optional*): Overrides the configuration with a subset of it.
             sample_encoder (`bool`): Reference mode: repeats the encoder with dropout for each sample. Measures what
                 sampling behind a single encoder pass costs in quality; slow.
+            noise ([`SampleNoise`], *optional*): From `draw_noise`, in place of a generator: compiled and exported
+                graphs cannot seed one.
 
         Raises:
             ValueError: Neither or both of image and embeddings are given, prompts or labels do not fit, or a switch
@@ -220,7 +223,9 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
         if unknown := set(correctors or ()) - set(self.config.correctors):
             raise ValueError(f"correctors={correctors} names {unknown}, but this model has {self.config.correctors}.")
         correcting = self.training_stage != 1 or not self.training
-        generator = generator or torch.Generator().manual_seed(0)
+        sampling = correcting and mc_samples > 0
+        if sampling and (noise is None or sample_encoder):
+            generator = generator or torch.Generator().manual_seed(0)
 
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.training_stage != 2):
             encoded = (
@@ -229,9 +234,10 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
                 else checked_embeddings(image_embeddings)
             )
             rows = self._prompt(encoded, input_points, input_labels, input_boxes, input_masks)
-            noise = self._draw_noise(mc_samples, generator) if mc_samples and correcting else None
-            masks, iou_scores = self._decode(rows, multimask_output, noise)
-            if noise is not None and sample_encoder:
+            if sampling and noise is None:
+                noise = self.draw_noise(mc_samples, generator)
+            masks, iou_scores = self._decode(rows, multimask_output, noise if sampling else None)
+            if sampling and sample_encoder:
                 mask = valid_region(pixel_values, reshaped_input_sizes, pixel_mask)[:, 0]
                 redrawn = encoder_samples(self.encode, self.vision_encoder, pixel_values, mask, mc_samples, generator)
                 samples = [
@@ -294,14 +300,15 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
             groups.append((index, prompts))
         return PromptedRows(rows, groups, automatic, prompts_per_image)
 
-    def _draw_noise(self, samples: int, generator: torch.Generator) -> SampleNoise:
+    def draw_noise(self, samples: int | None = None, generator: torch.Generator | None = None) -> SampleNoise:
+        """The noise that `forward` draws itself if it is given none: `config.mc_samples` passes, seed 0."""
         return SampleNoise.draw(
-            samples,
+            self.config.mc_samples if samples is None else samples,
             embedding_channels=self.config.vision_config.output_channels,
             feature_channels=self.coarse_mask_head.classify.in_channels,
             dropout=self.config.sample_dropout,
             jitter=self.config.prompt_jitter,
-            generator=generator,
+            generator=generator or torch.Generator().manual_seed(0),
         ).to(self.device, self.dtype)
 
     def _decode(self, rows: PromptedRows, multimask_output: bool, noise: SampleNoise | None) -> tuple[Tensor, Tensor]:

@@ -156,7 +156,7 @@ class PromptedRows:
     def used_prompts(self) -> dict[str, Tensor]:
         """The prompts as `forward` takes them, with -10 where a row has none of a kind."""
         rows, device = len(self.automatic), self.automatic.device
-        most = max((prompts.labels.shape[1] for _, prompts in self.groups if prompts.labels is not None), default=0)
+        most = max([0, *(prompts.labels.shape[1] for _, prompts in self.groups if prompts.labels is not None)])
         points = torch.full((rows, most, 2), float(ABSENT), device=device)
         labels = torch.full((rows, most), ABSENT, dtype=torch.int, device=device)
         boxes = torch.full((rows, 4), float(ABSENT), device=device)

@@ -178,6 +178,8 @@ def group_by_kind(prompts: Prompts, rows: int) -> list[tuple[Tensor, Prompts | N
     Returns:
         Pairs of row indices and their prompts without padding; None for rows that have no prompt.
     """
+    if prompts.points is None and prompts.boxes is None and prompts.masks is None:
+        return [(torch.arange(rows), None)]
     kinds: dict[tuple[int, bool, bool], list[int]] = {}
     points = [0] * rows if prompts.labels is None else (prompts.labels != ABSENT).sum(dim=-1).tolist()
     boxes = [False] * rows if prompts.boxes is None else has_box(prompts).tolist()

@@ -142,6 +142,8 @@ class TrainingRun:
             self.model.load_state_dict(SFRecSamModel.from_pretrained(self.output / "best").state_dict())
             self._calibrate()
         if epochs == 0:
+            if progress.stage == 1:
+                self._save_best(self.model)
             progress.stage += 1
             return
         trainable = self.model.train_stage(progress.stage, config.freeze_base)

@@ -22,7 +22,7 @@ class TrainingConfig:
         sam (`str`, *optional*): A SAM checkpoint (transformers folder, Hub name, or original `.pth`) to extend.
         overrides (`dict`): Fields of [`SFRecSamConfig`] to change for `"tiny"` and `"base"`.
         freeze_base (`bool`): Leave the original SAM weights as they are (with `sam`).
-        epochs (`int`): Epochs of stage 1, the base segmentation.
+        epochs (`int`): Epochs of stage 1, the base segmentation; 0 keeps that of a checkpoint in `model`.
         correction_epochs (`int`): Epochs of stage 2, the corrector and the uncertainty head.
         batch_size (`int`): Images per process and step.
         accumulation (`int`): Batches per optimizer step.
@@ -85,10 +85,10 @@ class TrainingConfig:
         self.shares = [1.0] * len(self.train) if self.shares is None else list(self.shares)
         if len(self.shares) != len(self.train):
             raise ValueError(f"shares has {len(self.shares)} entries for {len(self.train)} folders in train.")
-        for name in ("epochs", "batch_size", "accumulation"):
+        for name in ("batch_size", "accumulation"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be 1 or more.")
-        for name in ("correction_epochs", "patience", "save_steps", "workers", "overlays"):
+        for name in ("epochs", "correction_epochs", "patience", "save_steps", "workers", "overlays"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}={getattr(self, name)} must be 0 or more.")
         for name in ("warmup", "ema_decay", "click_share", "box_share"):
