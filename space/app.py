@@ -224,7 +224,12 @@ def _batch_tab(actions: Actions, controls: list[gr.components.Component]) -> Non
     table = gr.Dataframe(headers=HEADERS, label="Table", interactive=False, buttons=[], elem_id="batch-table")
     gr.HTML(appearance.title("Outlines and errors", appearance.ERRORS), padding=False)
     gallery = gr.Gallery(
-        label="Outlines and errors", show_label=False, columns=3, object_fit="contain", elem_id="batch-gallery"
+        label="Outlines and errors",
+        show_label=False,
+        columns=3,
+        object_fit="contain",
+        height="auto",
+        elem_id="batch-gallery",
     )
     archive = gr.DownloadButton("Everything (ZIP)", elem_id="download-zip")
     outputs = [table, gallery, archive, said]

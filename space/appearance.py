@@ -20,11 +20,11 @@ THEME = gr.themes.Default(
 )
 
 CSS = """
-.gradio-container { max-width: 1320px !important; margin: 0 auto !important; }
 .block.notice { border-left: 5px solid #e66100; padding: 10px 16px !important; border-radius: 6px;
                 background: color-mix(in srgb, #e66100 9%, transparent); }
 .picture-title h3 { margin: 0; font-size: 1.02em; font-weight: 650; }
-.picture-title p { margin: 2px 0 0; min-height: 1.5em; font-size: 0.88em; color: var(--body-text-color-subdued); }
+.picture-title p { margin: 2px 0 0 !important; min-height: 1.5em; font-size: 0.88em;
+                   color: var(--body-text-color-subdued); }
 .swatch { margin-right: 12px; white-space: nowrap; }
 .swatch::before { content: ""; display: inline-block; width: 0.8em; height: 0.8em; margin-right: 0.4em;
                   border-radius: 2px; background: var(--swatch); outline: 1px solid #8888; }
@@ -32,7 +32,9 @@ CSS = """
 #guide img { cursor: crosshair; }
 :focus-visible { outline: 3px solid #1a85ff !important; outline-offset: 2px; }
 @media (max-width: 768px) {
-  .workspace { flex-direction: column; }
+  .workspace { flex-direction: column; flex-wrap: nowrap !important; }
+  .workspace > .column, .workspace .tabs { min-width: 0 !important; max-width: 100%; }
+  .workspace .tabs { overflow-x: clip; }
   .workspace > .inputs { display: contents; }
   .workspace > .results { order: 2; }
   .workspace .controls { order: 3; }
@@ -61,6 +63,11 @@ def title(words: str, legend: str = "") -> str:
 # Gradio leaves the pictures of slider, gallery and samples without a text for those who do not see them.
 HEAD = """
 <meta name="viewport" content="width=device-width, initial-scale=1">
+<style>  /* Gradio confines CSS to what lies inside the page's main column; this is about that column itself. */
+.gradio-container > .app { max-width: min(1320px, 100vw) !important; box-sizing: border-box; }
+.gradio-container > .app > .wrap, .gradio-container main, main > .column { min-width: 0; max-width: 100%; }
+@media (max-width: 768px) { .gradio-container > .app { padding: 16px !important; } }
+</style>
 <script>
 function describePictures() {
   for (const picture of document.querySelectorAll("img")) {

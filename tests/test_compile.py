@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import IMAGE_SIZE
+from conftest import IMAGE_SIZE, tiny_model
 
 from sfrecsam_hf.outputs_sfrecsam import SFRecSamImageEmbeddings
 
@@ -32,8 +32,6 @@ class CountingBackend:
 @torch.no_grad()
 @pytest.mark.parametrize("fusion", ["spatial-frequency", "none"])
 def test_encoder_is_one_graph_for_every_batch_size(fusion):
-    from conftest import tiny_model
-
     model, backend = tiny_model(fusion=fusion), CountingBackend()
     encode = torch.compile(model.encode, fullgraph=True, dynamic=True, backend=backend)
     for count in (2, 3, 5):
@@ -45,8 +43,9 @@ def test_encoder_is_one_graph_for_every_batch_size(fusion):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("samples", [0, 3])
+@pytest.mark.parametrize("samples", [0, 2])
 def test_automatic_path_is_one_graph_for_every_batch_size(model, samples):
+    # Three passes of five images stay below 16 maps, where PyTorch's CPU convolution changes its kernel and guards it.
     backend = CountingBackend()
     noise = model.draw_noise(samples) if samples else None
     compiled = torch.compile(model.forward, fullgraph=True, dynamic=True, backend=backend)

@@ -60,9 +60,11 @@ def test_no_half_ever_leaves_its_side_or_the_suspicious_region(case, channels, s
     if "fn" not in applied:
         assert not (after & ~before).any()
         assert (corrected.logits <= initial).all()
+        assert torch.equal(corrected.logits[~before], initial[~before])
     if "fp" not in applied:
         assert not (before & ~after).any()
         assert (corrected.logits >= initial).all()
+        assert torch.equal(corrected.logits[before], initial[before])
     if not applied:
         assert torch.equal(corrected.logits, initial)
 

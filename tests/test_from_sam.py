@@ -3,6 +3,8 @@
 import pytest
 import torch
 from conftest import tiny_model, tiny_sam
+from safetensors.torch import load_file, save_file
+from transformers import ViTConfig
 
 from sfrecsam_hf import SFRecSamModel
 
@@ -226,3 +228,24 @@ def test_wrong_checkpoints_are_refused_in_one_sentence(original, tmp_path):
     tiny_model().save_pretrained(tmp_path / "extended")
     with pytest.raises(ValueError, match="from_pretrained"):
         SFRecSamModel.from_sam(str(tmp_path / "extended"))
+
+
+def test_wrong_folders_are_refused_in_one_sentence(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"none is neither a folder with a SAM"):
+        SFRecSamModel.from_sam(str(tmp_path / "none"))
+    vit = tmp_path / "vit"
+    ViTConfig().save_pretrained(vit)
+    with pytest.raises(ValueError, match=r"vit is a 'vit' checkpoint and not a SAM"):
+        SFRecSamModel.from_sam(str(vit))
+    sam = tmp_path / "sam"
+    tiny_sam().save_pretrained(sam)
+    file = sam / "model.safetensors"
+    whole = file.read_bytes()
+    weights = load_file(file)
+    weights.pop("mask_decoder.iou_token.weight")
+    save_file(weights, file, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"no complete SAM checkpoint: it lacks mask_decoder\.iou_token\.weight"):
+        SFRecSamModel.from_sam(str(sam))
+    file.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=r"The weight file of .*sam is truncated or damaged"):
+        SFRecSamModel.from_sam(str(sam))

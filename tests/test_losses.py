@@ -145,3 +145,14 @@ def test_a_loss_of_a_batch_is_the_mean_of_its_images(labels, pixels):
     parts = [model(pixels[i : i + 1], labels=labels[i : i + 1]).loss_terms for i in range(2)]
     for name, term in whole.items():
         assert torch.allclose(term, (parts[0][name] + parts[1][name]) / 2, atol=1e-4), name
+
+
+def test_a_scan_without_a_lesion_teaches_the_correctors_nothing(pixels):
+    """All its foreground is false, from which the false-positive corrector would learn to wipe small lesions out."""
+    model = tiny_model()
+    model.train_stage(2)
+    output = model.train()(pixels, labels=torch.zeros(2, 64, 64))
+    assert (output.initial_masks > 0).any()
+    for name in ("final", "false_positive", "false_negative"):
+        assert output.loss_terms[name] == 0, name
+    assert output.loss_terms["uncertainty"] > 0

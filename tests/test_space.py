@@ -3,6 +3,9 @@
 import csv
 import io
 import json
+import re
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -305,6 +308,16 @@ def test_a_forgotten_visit_ends_by_itself(tmp_path):
 def test_no_telemetry_and_a_limit_on_uploads(space_page):
     assert space_page.analytics_enabled is False
     assert space_page.config["analytics_enabled"] is False
+
+
+def test_the_example_in_the_readme_runs(space_page):
+    example = re.search(r"```python\n(.*?)```", (SPACE / "README.md").read_text(), flags=re.DOTALL)[1]
+    example = example.replace("http://127.0.0.1:7860", space_page.local_url)
+    done = subprocess.run(
+        [sys.executable, "-c", example], cwd=SPACE.parent, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "_mask.png" in done.stdout
 
 
 def test_the_space_has_what_a_space_needs():

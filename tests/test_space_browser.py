@@ -235,6 +235,7 @@ def test_a_bad_file_is_explained_and_the_next_one_works(visit, tmp_path):
     letter.write_text("Dear doctor")
     page.set_input_files("#image input[type=file]", letter)
     expect(page.get_by_text("letter.png is not an image")).to_be_visible()
+    expect(page.locator("#image").get_by_label("Drop an image file here")).to_be_visible()
     assert page.locator("#contour img").count() == 0
     page.set_input_files("#image input[type=file]", SAMPLES[0])
     expect_answer(page, SAMPLES[0].stem)

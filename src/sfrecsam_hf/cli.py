@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import re
 import sys
 import types
 import typing
@@ -18,11 +19,14 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"sfrecsam: {error}", file=sys.stderr)
         return 2
     except ModuleNotFoundError as error:
-        extra = "demo" if error.name == "gradio" else "train"
+        extra = {"gradio": "demo", "onnx": "export", "onnxscript": "export", "onnxruntime": "export"}.get(
+            error.name, "train"
+        )
         print(f"sfrecsam: {error.name} is missing; run `pip install 'sfrecsam-hf[{extra}]'`.", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("sfrecsam: interrupted; `sfrecsam train --resume` goes on from the last state.", file=sys.stderr)
+        remedy = "; the same command with --resume goes on from there" if "resume" in options else ""
+        print(f"sfrecsam: interrupted{remedy}.", file=sys.stderr)
         return 130
 
 
@@ -59,6 +63,12 @@ def _parser() -> argparse.ArgumentParser:
     job.add_argument("--model", help="checkpoint folder or Hub name; the bundled one if left out")
     job.add_argument("--port", type=int, help="port to serve on; the first free one from 7860 if left out")
 
+    job = jobs.add_parser("export", help="write ONNX and torch.export files, checked against the model")
+    job.set_defaults(job=_export)
+    job.add_argument("model", nargs="?", help="checkpoint folder or Hub name; the bundled one if left out")
+    job.add_argument("--output", default="exported", help="folder to write to (%(default)s)")
+    job.add_argument("--samples", dest="mc_samples", type=int, help="stochastic passes; 0 for the learned uncertainty")
+
     job = jobs.add_parser("data", help="report what a data folder or zip holds, and what is wrong with it")
     job.set_defaults(job=_data)
     job.add_argument("source", help="folder or zip: BUSI, UDIAT, BUS-BRA, images/ with masks/, NAME and NAME_mask")
@@ -80,12 +90,16 @@ def _add_inference(job: argparse.ArgumentParser) -> None:
 
 
 def _add_settings(job: argparse.ArgumentParser) -> None:
-    """One flag per field of the training configuration."""
+    """One flag per field of the training configuration, described by its docstring."""
     from .training_config import TrainingConfig
 
+    described = dict(re.findall(r"^ +(\w+) \(.*?\): (.+)$", TrainingConfig.__doc__ or "", re.MULTILINE))
     for setting in dataclasses.fields(TrainingConfig):
         kind = setting.type
-        options: dict[str, typing.Any] = {"default": argparse.SUPPRESS}
+        text = described[setting.name].translate(str.maketrans({"`": "", "[": "", "]": "", "%": "%%"}))
+        if isinstance(setting.default, (int, float, str)) and setting.default != "":
+            text += f" ({setting.default})"
+        options: dict[str, typing.Any] = {"default": argparse.SUPPRESS, "help": text}
         members = [member for member in typing.get_args(kind) if member is not types.NoneType]
         plain = members[0] if isinstance(kind, types.UnionType) else kind
         if typing.get_origin(plain) is list:
@@ -102,7 +116,10 @@ def _add_settings(job: argparse.ArgumentParser) -> None:
 def _mapping(text: str) -> dict:
     import yaml
 
-    value = yaml.safe_load(text)
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        value = None
     if not isinstance(value, dict):
         raise argparse.ArgumentTypeError("expected a mapping such as '{fusion: spatial}'")
     return value
@@ -183,6 +200,18 @@ def _loaded(model: str | None, device: str | None, dtype: str, batch_size: int, 
         raise ValueError(f"--batch-size {batch_size} must be 1 or more.")
     chosen = {name: value for name, value in options.items() if value is not None}
     return *load_checkpoint(model, device, dtype), batch_size, chosen
+
+
+def _export(model: str | None, output: str, mc_samples: int | None) -> None:
+    from .checkpoints import load_checkpoint
+    from .export import export
+
+    loaded, _ = load_checkpoint(model, device="cpu")
+    if mc_samples is not None:
+        loaded.config.mc_samples = mc_samples
+    for file, difference in export(loaded, output).items():
+        print(f"{file:16} differs from the model by {difference:.1e}")
+    print(f"exported to {output}")
 
 
 def _data(source: str, find_duplicates: bool) -> None:

@@ -32,8 +32,10 @@ class FrequencyFilter(nn.Module):
 
     def response(self, height: int, width: int) -> Tensor:
         """The filter on the half plane of `rfft2`, of shape `(channels, height, width // 2 + 1)`; 1 is neutral."""
-        vertical = torch.fft.fftfreq(height, device=self.curve.device)[:, None]
-        horizontal = torch.fft.rfftfreq(width, device=self.curve.device)[None]
+        # |fftfreq| and rfftfreq, in operators that ONNX has
+        vertical = torch.arange(height, device=self.curve.device)
+        vertical = torch.minimum(vertical, height - vertical)[:, None] / height
+        horizontal = torch.arange(width // 2 + 1, device=self.curve.device)[None] / width
         radius = (vertical**2 + horizontal**2).sqrt() * 2**0.5
         position = radius * (self.curve.shape[1] - 1)
         below = position.floor().long().clamp(max=self.curve.shape[1] - 2)

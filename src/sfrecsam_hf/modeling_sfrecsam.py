@@ -282,7 +282,7 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
         input_masks: Tensor | None,
     ) -> PromptedRows:
         """One row per mask to decode: the caller's prompts where there are any, automatic ones elsewhere."""
-        batch, device = len(encoded.presence_logits), encoded.image_embeddings.device
+        batch, device = encoded.presence_logits.shape[0], encoded.image_embeddings.device
         image_size = self.config.vision_config.image_size
         mask_size = 4 * self.config.prompt_encoder_config.image_embedding_size
         given, prompts_per_image = given_prompts(
@@ -353,7 +353,7 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
         )
         masks, iou_scores = self.mask_decoder(
             image_embeddings=image,
-            image_positional_embeddings=self.get_image_wide_positional_embeddings().expand(len(image), -1, -1, -1),
+            image_positional_embeddings=self.get_image_wide_positional_embeddings().expand(image.shape[0], -1, -1, -1),
             sparse_prompt_embeddings=sparse,
             dense_prompt_embeddings=dense,
             multimask_output=multimask_output,

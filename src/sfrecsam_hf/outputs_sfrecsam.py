@@ -40,7 +40,7 @@ class SFRecSamImageEmbeddings(ModelOutput):
     def repeat_interleave(self, rows: int) -> "SFRecSamImageEmbeddings":
         """`rows` rows for each image, one after the other."""
         presence = self.presence_logits
-        return self.repeat(torch.arange(len(presence), device=presence.device).repeat_interleave(rows))
+        return self.repeat(torch.arange(presence.shape[0], device=presence.device).repeat_interleave(rows))
 
 
 @dataclass
@@ -151,11 +151,11 @@ class PromptedRows:
 
     def per_image(self, value: Tensor) -> Tensor:
         """Rows back to `(batch, prompts, ...)`."""
-        return value.unflatten(0, (len(value) // self.prompts_per_image, self.prompts_per_image))
+        return value.unflatten(0, (value.shape[0] // self.prompts_per_image, self.prompts_per_image))
 
     def used_prompts(self) -> dict[str, Tensor]:
         """The prompts as `forward` takes them, with -10 where a row has none of a kind."""
-        rows, device = len(self.automatic), self.automatic.device
+        rows, device = self.automatic.shape[0], self.automatic.device
         most = max([0, *(prompts.labels.shape[1] for _, prompts in self.groups if prompts.labels is not None)])
         points = torch.full((rows, most, 2), float(ABSENT), device=device)
         labels = torch.full((rows, most), ABSENT, dtype=torch.int, device=device)

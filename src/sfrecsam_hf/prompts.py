@@ -144,6 +144,8 @@ def given_prompts(
 
 
 def _check_inside(prompts: Prompts, image_size: int) -> None:
+    if torch.compiler.is_exporting():
+        return
     inside = []
     if prompts.points is not None:
         ok = ((prompts.points >= 0) & (prompts.points <= image_size)).all(-1) | (prompts.labels == ABSENT)
@@ -180,6 +182,8 @@ def group_by_kind(prompts: Prompts, rows: int) -> list[tuple[Tensor, Prompts | N
     """
     if prompts.points is None and prompts.boxes is None and prompts.masks is None:
         return [(torch.arange(rows), None)]
+    if torch.compiler.is_exporting():  # a graph cannot look at values: every row has every prompt
+        return [(torch.arange(rows), prompts)]
     kinds: dict[tuple[int, bool, bool], list[int]] = {}
     points = [0] * rows if prompts.labels is None else (prompts.labels != ABSENT).sum(dim=-1).tolist()
     boxes = [False] * rows if prompts.boxes is None else has_box(prompts).tolist()

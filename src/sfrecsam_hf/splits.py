@@ -26,6 +26,8 @@ def near_duplicate_groups(images: list[PIL.Image.Image], similarity: float = SIM
     Returns:
         `list[int]`: A group number per image.
     """
+    if not images:
+        return []
     small = np.stack(
         [np.asarray(image.convert("L").resize((SIDE, SIDE), PIL.Image.Resampling.BOX)) for image in images]
     )

@@ -5,13 +5,14 @@ import logging
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, gather_object, set_seed
+from huggingface_hub.errors import StrictDataclassError
 from safetensors.torch import load_model, save_model
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
@@ -32,6 +33,7 @@ from .training_config import TrainingConfig
 from .training_data import EpochBatches, TrainingImages
 
 VALIDATION_BATCH = 8
+THRESHOLDS = ("suspicion_threshold", "presence_threshold")
 
 # SAM shares one tensor between two modules, which is told anew at each save.
 logging.getLogger("accelerate.utils.other").setLevel(logging.ERROR)
@@ -73,11 +75,18 @@ def train(config: TrainingConfig, resume: bool = False) -> Path:
 
 def build_model(config: TrainingConfig) -> SFRecSamModel:
     """The model to train: a named size, a SAM extended, or a checkpoint of our own."""
+    if unknown := set(config.overrides) - {known.name for known in fields(SFRecSamConfig)}:
+        raise ValueError(f"overrides has unknown fields {sorted(unknown)}; see SFRecSamConfig.")
     if config.sam is not None:
         return SFRecSamModel.from_sam(config.sam, **config.overrides)
     sizes = {"tiny": SFRecSamConfig.tiny, "base": SFRecSamConfig.base}
     if config.model in sizes:
-        return SFRecSamModel(sizes[config.model](**config.overrides))
+        try:
+            return SFRecSamModel(sizes[config.model](**config.overrides))
+        except StrictDataclassError as error:
+            raise ValueError(f"overrides cannot be used: {' '.join(str(error).split())}.") from error
+    if config.overrides:
+        raise ValueError(f"overrides cannot change the checkpoint {config.model}; leave them out.")
     return SFRecSamModel.from_pretrained(config.model)
 
 
@@ -94,9 +103,8 @@ class TrainingRun:
         set_seed(config.seed)
         sources = [load_split(source, "train", config.splits, config.seed) for source in config.train]
         self.validation = load_split(config.validation, "val", config.splits, config.seed)
-        self.model = build_model(config).to(memory_format=torch.channels_last)
-        image_processor = SFRecSamImageProcessorPil(image_size=self.model.config.vision_config.image_size)
-        self.processor = SFRecSamProcessor(image_processor)
+        if not any(np.asarray(mask).any() for mask in self.validation["mask"]):
+            raise ValueError(f"{config.validation} has no lesion in its validation split to choose a checkpoint by.")
         self.accelerator = Accelerator(
             mixed_precision=config.mixed_precision,
             gradient_accumulation_steps=config.accumulation,
@@ -105,6 +113,9 @@ class TrainingRun:
             step_scheduler_with_optimizer=False,
             kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
         )
+        self.model = build_model(config).to(self.accelerator.device, memory_format=torch.channels_last)
+        image_processor = SFRecSamImageProcessorPil(image_size=self.model.config.vision_config.image_size)
+        self.processor = SFRecSamProcessor(image_processor)
         main = self.accelerator.is_main_process
         self.images = TrainingImages(
             sources,
@@ -130,6 +141,7 @@ class TrainingRun:
         if main:
             self.output.mkdir(parents=True, exist_ok=True)
             config.to_yaml(self.output / "training.yaml")
+            self._cut_history()
         if config.tracker is not None:
             flat = {name: value for name, value in asdict(config).items() if isinstance(value, (int, float, str))}
             self.accelerator.init_trackers("logs", config=flat)
@@ -139,8 +151,7 @@ class TrainingRun:
         config, progress, accelerator = self.config, self.progress, self.accelerator
         epochs = config.epochs if progress.stage == 1 else config.correction_epochs
         if progress.stage == 2:
-            self.model.load_state_dict(SFRecSamModel.from_pretrained(self.output / "best").state_dict())
-            self._calibrate()
+            self._start_from_best()
         if epochs == 0:
             if progress.stage == 1:
                 self._save_best(self.model)
@@ -225,7 +236,8 @@ class TrainingRun:
             bar.set_postfix(
                 loss=f"{sums['loss'] / seen:.3f}", data=f"{waiting / seen:.2f}s", step=f"{working / seen:.2f}s"
             )
-            if config.save_steps and accelerator.sync_gradients and progress.step % config.save_steps == 0:
+            due = config.save_steps and accelerator.sync_gradients and progress.step % config.save_steps == 0
+            if due and progress.batch < self.batches.batches:  # the end of the epoch is saved after its validation
                 self._save_state(average)
             clock = time.perf_counter()
         means = {f"train/{name}": total / max(seen, 1) for name, total in sums.items()}
@@ -237,6 +249,7 @@ class TrainingRun:
                 "time/data": waiting / max(seen, 1),
                 "time/step": working / max(seen, 1),
                 "time/images_per_second": images / max(waiting + working, 1e-9),
+                "time/total": progress.seconds,
             }
         )
 
@@ -322,24 +335,32 @@ class TrainingRun:
         name = f"stage{self.progress.stage}-epoch{self.progress.epoch + 1:03d}.png"
         contact_sheet(tiles, captions).save(folder / name)
 
-    def _calibrate(self) -> None:
-        """Sets the thresholds of the configuration on the validation images."""
-        model = self.accelerator.unwrap_model(self.model).to(self.accelerator.device).eval()
-        thresholds = calibrate(model, self.processor, self.validation)
+    def _start_from_best(self) -> None:
+        """Loads stage 1's best weights, and sets the thresholds on the validation images unless a state has them."""
+        self.accelerator.wait_for_everyone()
+        best = SFRecSamModel.from_pretrained(self.output / "best")
+        self.model.load_state_dict(best.state_dict())
+        if self.resumed is not None:
+            for name in THRESHOLDS:
+                setattr(self.model.config, name, getattr(best.config, name))
+            return
+        thresholds = calibrate(self.model.eval(), self.processor, self.validation)
         for name, value in thresholds.items():
             setattr(self.model.config, name, value)
         self.accelerator.print("calibrated on validation: " + ", ".join(f"{k} {v:.3f}" for k, v in thresholds.items()))
-        self._save_best(model)
+        self._save_best(self.model)
 
     def _save_best(self, model: SFRecSamModel) -> None:
-        """Replaces the files of `best/` one by one, so that it loads at any moment."""
+        """Puts a whole folder in place, and later replaces its files one by one, so that it loads at any moment."""
         if not self.accelerator.is_main_process:
             return
         fresh, best = self.output / "best.new", self.output / "best"
         shutil.rmtree(fresh, ignore_errors=True)
         model.save_pretrained(fresh)
         self.processor.save_pretrained(fresh)
-        best.mkdir(exist_ok=True)
+        if not best.exists():
+            fresh.replace(best)
+            return
         for path in fresh.iterdir():
             path.replace(best / path.name)
         fresh.rmdir()
@@ -369,6 +390,15 @@ class TrainingRun:
 
     def _out_of_patience(self) -> bool:
         return bool(self.config.patience) and self.progress.waited >= self.config.patience
+
+    def _cut_history(self) -> None:
+        """Drops the rows of epochs that did not reach a state, since they are trained, and written, again."""
+        history = self.output / "history.jsonl"
+        if history.is_file():
+            rows = [json.loads(line) for line in history.read_text().splitlines()]
+            reached = (self.progress.stage, self.progress.epoch)
+            kept = [json.dumps(row) + "\n" for row in rows if (row["stage"], row["epoch"]) <= reached]
+            history.write_text("".join(kept))
 
     def _log(self, values: dict[str, float]) -> None:
         if not self.accelerator.is_main_process:

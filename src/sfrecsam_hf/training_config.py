@@ -2,7 +2,8 @@
 
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, get_args, get_origin
 
 import yaml
 
@@ -80,22 +81,50 @@ class TrainingConfig:
     seed: int = 0
 
     def __post_init__(self):
+        for setting in fields(self):
+            self._check_kind(setting.name, setting.type)
         if not self.train or not self.validation:
             raise ValueError("train and validation must each name a data folder or zip.")
-        self.shares = [1.0] * len(self.train) if self.shares is None else list(self.shares)
+        self.shares = [1.0] * len(self.train) if self.shares is None else self.shares
         if len(self.shares) != len(self.train):
             raise ValueError(f"shares has {len(self.shares)} entries for {len(self.train)} folders in train.")
         for name in ("batch_size", "accumulation"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be 1 or more.")
-        for name in ("epochs", "correction_epochs", "patience", "save_steps", "workers", "overlays"):
-            if getattr(self, name) < 0:
+        counts = ("epochs", "correction_epochs", "mc_samples", "patience", "save_steps", "workers", "overlays", "seed")
+        for name in (*counts, "weight_decay", "augmentation"):
+            if (getattr(self, name) or 0) < 0:
                 raise ValueError(f"{name}={getattr(self, name)} must be 0 or more.")
         for name in ("warmup", "ema_decay", "click_share", "box_share"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 0 and below 1.")
+        for name in ("learning_rate", "correction_learning_rate", "clip"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name}={getattr(self, name)} must be above 0.")
+        if self.click_share + self.box_share > 1:
+            raise ValueError(
+                f"click_share={self.click_share} and box_share={self.box_share} must not exceed 1 together."
+            )
+        if min(self.shares) < 0:
+            raise ValueError(f"shares={self.shares} must be 0 or more.")
         if self.mixed_precision not in ("no", "bf16", "fp16"):
             raise ValueError(f"mixed_precision={self.mixed_precision!r} must be no, bf16 or fp16.")
+
+    def _check_kind(self, name: str, declared: Any) -> None:
+        """Refuses a value of another type than declared; a float may be text, as which YAML reads 1e-3."""
+        value = getattr(self, name)
+        members = get_args(declared) if isinstance(declared, UnionType) else (declared,)
+        kinds = [get_origin(member) or member for member in members]
+        try:
+            if float in kinds and not isinstance(value, bool):
+                setattr(self, name, float(value))
+            elif list[float] in members and value is not None:
+                setattr(self, name, [float(share) for share in value])
+            elif type(value) not in kinds:
+                raise TypeError
+        except (TypeError, ValueError) as error:
+            wanted = " or ".join("nothing" if kind.__name__ == "NoneType" else kind.__name__ for kind in kinds)
+            raise ValueError(f"{name}={value!r} must be of type {wanted}.") from error
 
     @classmethod
     def from_yaml(cls, path: str | Path | None, **overrides: Any) -> "TrainingConfig":
@@ -104,13 +133,16 @@ class TrainingConfig:
 
         Raises:
             FileNotFoundError: There is no such file.
-            ValueError: The file is no mapping, or a setting is unknown or out of range.
+            ValueError: The file is no YAML or no mapping, or a setting is unknown or out of range.
         """
         settings: Any = {}
         if path is not None:
             if not Path(path).is_file():
                 raise FileNotFoundError(f"{path} does not exist; give the YAML file of a training run.")
-            settings = yaml.safe_load(Path(path).read_text()) or {}
+            try:
+                settings = yaml.safe_load(Path(path).read_text()) or {}
+            except yaml.YAMLError as error:
+                raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from error
         if not isinstance(settings, dict):
             raise ValueError(f"{path} must be a mapping of settings to values.")
         if unknown := set(settings) - {known.name for known in fields(cls)}:

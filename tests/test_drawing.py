@@ -1,0 +1,72 @@
+"""Pictures keep the image's size, and every colour stands where it says something."""
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from sfrecsam_hf.drawing import ADDED, CONTOUR, REMOVED, TRUTH, contact_sheet, contour, corrections, heatmap, overlay
+
+GRAY = PIL.Image.fromarray(np.full((40, 60), 90, np.uint8))
+
+
+def block(top: int, left: int, height: int, width: int) -> np.ndarray:
+    mask = np.zeros((40, 60), dtype=bool)
+    mask[top : top + height, left : left + width] = True
+    return mask
+
+
+def where(picture: PIL.Image.Image, colour: tuple[int, int, int]) -> np.ndarray:
+    return (np.asarray(picture) == colour).all(axis=-1)
+
+
+@pytest.mark.parametrize("thickness", [1, 2])
+def test_a_contour_is_the_rim_of_the_mask(thickness):
+    expected = block(10, 20, 12, 15)
+    expected[10 + thickness : 22 - thickness, 20 + thickness : 35 - thickness] = False
+    assert np.array_equal(contour(block(10, 20, 12, 15), thickness), expected)
+
+
+def test_a_contour_closes_at_the_edge_of_the_image():
+    assert contour(np.ones((40, 60), dtype=bool)).sum() == 2 * 60 + 2 * 38
+
+
+def test_an_overlay_shows_both_contours_and_leaves_the_rest():
+    mask, truth = block(5, 5, 10, 10), block(20, 30, 10, 10)
+    picture = overlay(GRAY, mask, truth)
+    assert picture.size == GRAY.size
+    assert np.array_equal(where(picture, CONTOUR), contour(mask))
+    assert np.array_equal(where(picture, TRUTH), contour(truth))
+    assert np.array_equal(where(picture, (90, 90, 90)), ~(contour(mask) | contour(truth)))
+
+
+def test_the_models_contour_lies_over_the_true_one():
+    mask = block(5, 5, 10, 10)
+    assert not where(overlay(GRAY, mask, mask), TRUTH).any()
+
+
+def test_a_heatmap_is_clear_where_nothing_is_uncertain():
+    values = block(5, 5, 10, 10) * 1.0
+    picture = np.asarray(heatmap(GRAY, values))
+    assert picture.shape == (40, 60, 3)
+    assert (picture[values == 0] == 90).all()
+    inside = picture[values == 1].astype(int)
+    assert (inside[:, 0] > inside[:, 2] + 50).all(), "viridis ends in yellow"
+
+
+def test_corrections_show_what_was_added_and_what_removed():
+    initial, final = block(5, 5, 10, 10), block(5, 8, 10, 10)
+    picture = corrections(GRAY, initial, final)
+    assert picture.size == GRAY.size
+    assert np.array_equal(where(picture, ADDED), final & ~initial)
+    assert np.array_equal(where(picture, REMOVED), initial & ~final)
+
+
+def test_a_contact_sheet_holds_every_tile():
+    tiles = [PIL.Image.new("RGB", (400, 200), colour) for colour in ("red", "blue", "lime")]
+    sheet = contact_sheet(tiles, ["a", "b", "c"], side=64, columns=2)
+    assert sheet.size == (128, 160)
+    assert sheet.getpixel((30, 30)) == (255, 0, 0)
+    assert sheet.getpixel((94, 30)) == (0, 0, 255)
+    assert sheet.getpixel((30, 110)) == (0, 255, 0)
+    with pytest.raises(ValueError, match="argument"):
+        contact_sheet(tiles, ["a"])

@@ -1,0 +1,74 @@
+"""Promise: the exported files answer as the model does, at any batch size, with the Fourier transform inside."""
+
+import onnx
+import pytest
+import torch
+
+from sfrecsam_hf.cli import main
+from sfrecsam_hf.export import ANSWER, GRAPHS, TOLERANCE, example_inputs, run_onnx
+from sfrecsam_hf.frequency_fusion import FrequencyFilter
+from sfrecsam_hf.modeling_sfrecsam import SFRecSamModel
+
+
+@pytest.fixture(scope="module")
+def exported(tiny_checkpoint, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("exported")
+    assert main(["export", str(tiny_checkpoint), "--output", str(folder)]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def loaded(tiny_checkpoint):
+    return SFRecSamModel.from_pretrained(tiny_checkpoint).eval()
+
+
+def test_command_writes_every_graph_in_both_formats(exported):
+    assert {path.name for path in exported.iterdir()} == {
+        f"{name}.{kind}" for name in GRAPHS for kind in ("onnx", "pt2")
+    }
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("batch", [1, 4, 17])
+def test_automatic_graph_agrees_with_the_model(exported, loaded, batch):
+    inputs = example_inputs(loaded, batch, seed=batch)
+    outputs = loaded(inputs["pixel_values"], pixel_mask=inputs["pixel_mask"])
+    given = run_onnx(exported / "automatic.onnx", {name: inputs[name] for name in ("pixel_values", "pixel_mask")})
+    answer = dict(zip(ANSWER, given, strict=True))
+    assert abs(answer["probability"] - outputs.pred_masks[:, 0].sigmoid().numpy()).max() < TOLERANCE
+    assert abs(answer["initial_probability"] - outputs.initial_masks[:, 0].sigmoid().numpy()).max() < TOLERANCE
+    assert abs(answer["uncertainty"] - outputs.predictive_entropy[:, 0].numpy()).max() < TOLERANCE
+    assert abs(answer["presence"] - outputs.presence_logits.sigmoid().numpy()).max() < TOLERANCE
+    assert answer["probability"].std() > 0
+
+
+@torch.no_grad()
+def test_encoder_then_decoder_answer_a_given_box(exported, loaded):
+    inputs = example_inputs(loaded, 3, seed=5)
+    names = GRAPHS["encoder"].inputs
+    embeddings = run_onnx(exported / "encoder.onnx", {name: inputs[name] for name in names})
+    handed_on = dict(zip(GRAPHS["encoder"].outputs, map(torch.from_numpy, embeddings), strict=True))
+    handed_on["valid_region"] = handed_on["valid_region"].bool()
+    given = run_onnx(exported / "decoder.onnx", {**handed_on, "boxes": inputs["boxes"]})
+    expected = loaded(
+        inputs["pixel_values"], pixel_mask=inputs["pixel_mask"], input_boxes=inputs["boxes"][:, None]
+    ).pred_masks[:, 0]
+    assert abs(given[0] - expected.sigmoid().numpy()).max() < TOLERANCE
+
+
+def test_the_fourier_transform_is_in_the_graph(exported):
+    model = onnx.load(exported / "automatic.onnx")
+    operators = {node.op_type for graph in (model.graph, *model.functions) for node in graph.node}
+    assert "DFT" in operators
+
+
+@torch.no_grad()
+def test_response_is_over_the_radius_that_the_transform_has():
+    filter_ = FrequencyFilter(2)
+    filter_.curve.copy_(torch.randn(2, 16))
+    for height, width in ((8, 8), (7, 10), (9, 5)):
+        rows, columns = torch.fft.fftfreq(height)[:, None], torch.fft.rfftfreq(width)[None]
+        place = (rows**2 + columns**2).sqrt() * 2**0.5 * 15
+        below = place.long().clamp(max=14)
+        expected = 1 + torch.lerp(filter_.curve[:, below], filter_.curve[:, below + 1], place - below)
+        torch.testing.assert_close(filter_.response(height, width), expected, atol=1e-5, rtol=1e-5)

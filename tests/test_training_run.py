@@ -1,0 +1,174 @@
+"""A run leaves a checkpoint that loads, a history, pictures, and settings that repeat it; it may end at any moment."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import PIL.Image
+import pytest
+import torch
+from conftest import TINY_PARTS
+from safetensors.torch import load_file
+
+from sfrecsam_hf import SFRecSamModel, SFRecSamProcessor, TrainingConfig
+from sfrecsam_hf import training as training_module
+from sfrecsam_hf.cli import main
+from sfrecsam_hf.training import train
+
+
+def settings(folder: Path, output: Path, **changes) -> TrainingConfig:
+    chosen = {
+        "train": [str(folder)],
+        "validation": str(folder),
+        "output": str(output),
+        "overrides": TINY_PARTS,
+        "epochs": 2,
+        "correction_epochs": 1,
+        "batch_size": 4,
+        "mc_samples": 2,
+        "tracker": None,
+        "overlays": 2,
+    }
+    return TrainingConfig(**{**chosen, **changes})
+
+
+def history(output: Path) -> list[dict]:
+    return [json.loads(line) for line in (output / "history.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def finished(busi_folder, tmp_path_factory) -> Path:
+    output = tmp_path_factory.mktemp("runs") / "whole"
+    config = settings(busi_folder, output, tracker="tensorboard", mixed_precision="bf16")
+    assert train(config) == output / "best"
+    return output
+
+
+def test_the_best_checkpoint_loads_and_segments(finished, busi_folder):
+    model, processor = (kind.from_pretrained(finished / "best") for kind in (SFRecSamModel, SFRecSamProcessor))
+    image = PIL.Image.open(busi_folder / "benign" / "benign (1).png")
+    with torch.inference_mode():
+        outputs = model(**processor([image]))
+    assert outputs.pred_masks.isfinite().all()
+    assert model.config.suspicion_threshold != 0.5, "calibrated on validation"
+
+
+def test_the_history_has_every_loss_term_and_both_times(finished):
+    rows = [row for row in history(finished) if "train/loss" in row]
+    assert [(row["stage"], row["epoch"]) for row in rows] == [(1, 1), (1, 2), (2, 1)]
+    stages = (
+        {"coarse", "segmentation", "presence", "iou"},
+        {"uncertainty", "final", "false_positive", "false_negative"},
+    )
+    for row in rows:
+        assert {f"train/{term}" for term in stages[row["stage"] - 1]} <= row.keys()
+        assert {"time/data", "time/step", "train/learning_rate"} <= row.keys()
+    validations = [row for row in history(finished) if "validation/final_dice" in row]
+    assert len(validations) == 3
+
+
+def test_pictures_and_tracker_events_are_written(finished):
+    names = sorted(path.name for path in (finished / "overlays").iterdir())
+    assert names == ["stage1-epoch001.png", "stage1-epoch002.png", "stage2-epoch001.png"]
+    assert all(PIL.Image.open(finished / "overlays" / name).width > 256 for name in names)
+    assert list(finished.rglob("events.out.tfevents*"))
+
+
+def test_its_settings_repeat_the_run(finished, tmp_path):
+    config = TrainingConfig.from_yaml(finished / "training.yaml", output=str(tmp_path / "again"), tracker=None)
+    train(config)
+    first, second = (load_file(folder / "best" / "model.safetensors") for folder in (finished, tmp_path / "again"))
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+
+
+def test_a_finished_run_is_not_overwritten(finished, capsys):
+    before = (finished / "best" / "model.safetensors").stat().st_mtime_ns
+    assert main(["train", str(finished / "training.yaml")]) == 2
+    assert "pass --resume or choose another --output" in capsys.readouterr().err
+    assert (finished / "best" / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_a_run_ends_early_when_it_no_longer_improves(busi_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(training_module, "overlap", lambda *masks: dict.fromkeys(("dice", "precision", "recall"), 0.5))
+    train(settings(busi_folder, tmp_path / "run", epochs=9, correction_epochs=0, patience=2, overlays=0))
+    assert max(row["epoch"] for row in history(tmp_path / "run")) == 3
+
+
+def test_validation_without_a_lesion_is_refused(busi_folder, tmp_path):
+    splits = tmp_path / "splits.csv"
+    train_rows = [f"benign/benign ({n}).png,G{n},train" for n in range(1, 11)]
+    validation_rows = [f"normal/normal ({n}).png,N{n},val" for n in range(1, 5)]
+    splits.write_text("\n".join(["image,group,split", *train_rows, *validation_rows]))
+    with pytest.raises(ValueError, match="no lesion"):
+        train(settings(busi_folder, tmp_path / "run", splits=str(splits)))
+    assert not (tmp_path / "run").exists()
+
+
+DIES = """
+import os, signal, sys
+from sfrecsam_hf import training
+from sfrecsam_hf.cli import main
+
+original = training.TrainingRun._stage_options
+calls = []
+
+
+def killed(run):
+    calls.append(1)
+    if len(calls) > int(sys.argv[2]):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return original(run)
+
+
+training.TrainingRun._stage_options = killed
+main(["train", sys.argv[1]])
+"""
+
+
+def test_after_kill_9_best_loads_and_the_run_goes_on(busi_folder, tmp_path, capfd):
+    output = tmp_path / "run"
+    settings(busi_folder, output, save_steps=1).to_yaml(tmp_path / "run.yaml")
+    done = subprocess.run(
+        [sys.executable, "-c", DIES, str(tmp_path / "run.yaml"), "6"],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
+    SFRecSamModel.from_pretrained(output / "best")
+    assert main(["train", str(tmp_path / "run.yaml"), "--resume"]) == 0
+    assert "best checkpoint" in capfd.readouterr().out
+    rows = [(row["stage"], row["epoch"]) for row in history(output) if "train/loss" in row]
+    assert rows == [(1, 1), (1, 2), (2, 1)]
+
+
+def test_best_loads_whenever_its_replacement_is_cut_off(busi_folder, tmp_path, monkeypatch):
+    """Every single step of replacing `best/` is made the last one."""
+
+    class CutOffError(Exception):
+        pass
+
+    config = settings(busi_folder, tmp_path / "run", epochs=1, correction_epochs=0, overlays=0)
+    train(config)
+    run = training_module.TrainingRun(config, resume=True)
+    replace = Path.replace
+    for cut in range(4):
+        moved = []
+
+        def cutting(path, target, moved=moved, cut=cut):
+            if len(moved) == cut:
+                raise CutOffError
+            moved.append(path)
+            return replace(path, target)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Path, "replace", cutting)
+            with contextlib.suppress(CutOffError):
+                run._save_best(run.model)
+        SFRecSamModel.from_pretrained(tmp_path / "run" / "best")
+        SFRecSamProcessor.from_pretrained(tmp_path / "run" / "best")
