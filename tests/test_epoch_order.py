@@ -62,7 +62,7 @@ def test_every_image_of_a_source_is_seen_equally_often(lengths, share, seed, epo
 
 def test_sources_show_their_own_share():
     batches = EpochBatches([40, 30], [1.0, 0.4], 4, 1, seed=0)
-    indices = [index for batch in shown(batches, 2) for index in batch]
+    indices = [index for batch in shown(batches, 1) for index in batch]
     assert len(set(indices)) == 52
     assert sum(index < 40 for index in indices) == 40
 

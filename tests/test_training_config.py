@@ -89,7 +89,7 @@ def test_a_file_that_is_not_there_is_named(tmp_path):
         ([], "train and validation"),
         (["--train", "nowhere", "--validation", "nowhere"], "nowhere"),
         (["--train", "BUSI", "--validation", "BUSI", "--epochs", "-2"], "epochs=-2"),
-        (["--train", "BUSI", "--validation", "BUSI", "--model", "no-such-folder"], "no-such-folder"),
+        (["--train", "BUSI", "--validation", "BUSI", "--model", "no/such/folder"], "no/such/folder"),
         (["--train", "BUSI", "--validation", "BUSI", "--overrides", "{fuson: none}"], "fuson"),
         (["--train", "BUSI", "--validation", "BUSI", "--overrides", "{fusion: both}"], "fusion"),
         (["--train", "BUSI", "--validation", "BUSI", "--overrides", "{mc_samples: many}"], "mc_samples"),

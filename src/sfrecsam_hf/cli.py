@@ -15,7 +15,7 @@ def main(arguments: list[str] | None = None) -> int:
     job = options.pop("job")
     try:
         return job(**options) or 0
-    except (ValueError, FileNotFoundError, FileExistsError) as error:
+    except (ValueError, FileNotFoundError, FileExistsError, FloatingPointError) as error:
         print(f"sfrecsam: {error}", file=sys.stderr)
         return 2
     except ModuleNotFoundError as error:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import shutil
 import time
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from tqdm import tqdm
 from transformers import get_scheduler
 
 from .calibration import calibrate
+from .checkpoints import load_checkpoint
 from .configuration_sfrecsam import SFRecSamConfig
 from .drawing import contact_sheet, overlay
 from .image_processing_sfrecsam import SFRecSamImageProcessorPil
@@ -87,7 +89,7 @@ def build_model(config: TrainingConfig) -> SFRecSamModel:
             raise ValueError(f"overrides cannot be used: {' '.join(str(error).split())}.") from error
     if config.overrides:
         raise ValueError(f"overrides cannot change the checkpoint {config.model}; leave them out.")
-    return SFRecSamModel.from_pretrained(config.model)
+    return load_checkpoint(config.model, "cpu")[0]
 
 
 class TrainingRun:
@@ -228,8 +230,14 @@ class TrainingRun:
                 if average is not None and progress.step > warmup:
                     average.update_parameters(self.model)
                     progress.averaged += 1
-            for name, term in (outputs.loss_terms | {"loss": outputs.loss}).items():
-                sums[name] = sums.get(name, 0.0) + float(term.detach())
+            terms = {name: float(term.detach()) for name, term in outputs.loss_terms.items()}
+            if not all(math.isfinite(term) for term in terms.values()):
+                raise FloatingPointError(
+                    f"A loss term is not finite at step {progress.step} of stage {progress.stage} ({terms}); lower "
+                    "learning_rate or set mixed_precision to no, and --resume from the last state."
+                )
+            for name, term in {**terms, "loss": float(outputs.loss.detach())}.items():
+                sums[name] = sums.get(name, 0.0) + term
             seen += 1
             waiting, working = waiting + loaded - clock, working + time.perf_counter() - loaded
             progress.seconds += time.perf_counter() - clock
