@@ -16,7 +16,7 @@ from sfrecsam_hf.splits import grouped_split, load_split, near_duplicate_groups,
 def variants(image: PIL.Image.Image, tmp_path) -> list[PIL.Image.Image]:
     image.save(tmp_path / "again.jpg", quality=60)
     brighter = PIL.Image.fromarray((np.asarray(image) * 1.2).clip(0, 255).astype(np.uint8))
-    margin = image.width // 40
+    margin = image.width // 100
     cropped = image.crop((margin, margin, image.width, image.height - margin))
     return [image, PIL.Image.open(tmp_path / "again.jpg"), brighter, image.resize((300, 170)), cropped]
 
@@ -35,7 +35,7 @@ def test_no_group_crosses_and_classes_keep_their_share(busi_folder, seed, share)
     dataset = with_duplicate_groups(load_busi(busi_folder))
     parts = grouped_split(dataset, {"train": share, "val": 1 - share}, seed)
     assert not set(parts["train"]["group"]) & set(parts["val"]["group"])
-    assert sorted(parts["train"]["name"] + parts["val"]["name"]) == sorted(dataset["name"])
+    assert sorted([*parts["train"]["name"], *parts["val"]["name"]]) == sorted(dataset["name"])
     for label in set(dataset["label"]):
         total = list(dataset["label"]).count(label)
         assert abs(list(parts["train"]["label"]).count(label) - share * total) <= 2

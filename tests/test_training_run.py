@@ -43,7 +43,7 @@ def history(output: Path) -> list[dict]:
 @pytest.fixture(scope="module")
 def finished(busi_folder, tmp_path_factory) -> Path:
     output = tmp_path_factory.mktemp("runs") / "whole"
-    config = settings(busi_folder, output, tracker="tensorboard", mixed_precision="bf16")
+    config = settings(busi_folder, output, tracker="tensorboard")
     assert train(config) == output / "best"
     return output
 
@@ -145,6 +145,26 @@ def test_after_kill_9_best_loads_and_the_run_goes_on(busi_folder, tmp_path, capf
     assert "best checkpoint" in capfd.readouterr().out
     rows = [(row["stage"], row["epoch"]) for row in history(output) if "train/loss" in row]
     assert rows == [(1, 1), (1, 2), (2, 1)]
+
+
+def test_an_epoch_that_is_trained_again_is_told_once(busi_folder, tmp_path, monkeypatch):
+    class DiedError(Exception):
+        pass
+
+    config = settings(busi_folder, tmp_path / "run", correction_epochs=0, overlays=0)
+    save_state = training_module.TrainingRun._save_state
+
+    def dying(run, average):
+        if run.progress.epoch == 2:
+            raise DiedError
+        save_state(run, average)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(training_module.TrainingRun, "_save_state", dying)
+        with pytest.raises(DiedError):
+            train(config)
+    train(config, resume=True)
+    assert [row["epoch"] for row in history(tmp_path / "run")] == [1, 1, 2, 2]
 
 
 def test_best_loads_whenever_its_replacement_is_cut_off(busi_folder, tmp_path, monkeypatch):

@@ -16,7 +16,7 @@ _MODULE_OF = {
     "SFRecSamImageProcessorPil": "image_processing_sfrecsam",
     "SFRecSamModel": "modeling_sfrecsam",
     "SFRecSamOutput": "outputs_sfrecsam",
-    "SFRecSamProcessor": "processing_sfrecsam",
+    "SFRecSamProcessor": "auto_classes",
     "SFRecSamVisionConfig": "configuration_sfrecsam",
     "Segmentation": "segmentation",
     "SpatialFrequencyBranch": "frequency_fusion",

@@ -6,14 +6,13 @@ import math
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, gather_object, set_seed
-from huggingface_hub.errors import StrictDataclassError
 from safetensors.torch import load_model, save_model
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
@@ -22,8 +21,6 @@ from tqdm import tqdm
 from transformers import get_scheduler
 
 from .calibration import calibrate
-from .checkpoints import load_checkpoint
-from .configuration_sfrecsam import SFRecSamConfig
 from .drawing import contact_sheet, overlay
 from .image_processing_sfrecsam import SFRecSamImageProcessorPil
 from .metrics import overlap
@@ -33,6 +30,7 @@ from .segmentation import segment
 from .splits import load_split
 from .training_config import TrainingConfig
 from .training_data import EpochBatches, TrainingImages
+from .training_model import build_model
 
 VALIDATION_BATCH = 8
 THRESHOLDS = ("suspicion_threshold", "presence_threshold")
@@ -73,23 +71,6 @@ def train(config: TrainingConfig, resume: bool = False) -> Path:
         run.train_stage()
     run.close()
     return run.output / "best"
-
-
-def build_model(config: TrainingConfig) -> SFRecSamModel:
-    """The model to train: a named size, a SAM extended, or a checkpoint of our own."""
-    if unknown := set(config.overrides) - {known.name for known in fields(SFRecSamConfig)}:
-        raise ValueError(f"overrides has unknown fields {sorted(unknown)}; see SFRecSamConfig.")
-    if config.sam is not None:
-        return SFRecSamModel.from_sam(config.sam, **config.overrides)
-    sizes = {"tiny": SFRecSamConfig.tiny, "base": SFRecSamConfig.base}
-    if config.model in sizes:
-        try:
-            return SFRecSamModel(sizes[config.model](**config.overrides))
-        except StrictDataclassError as error:
-            raise ValueError(f"overrides cannot be used: {' '.join(str(error).split())}.") from error
-    if config.overrides:
-        raise ValueError(f"overrides cannot change the checkpoint {config.model}; leave them out.")
-    return load_checkpoint(config.model, "cpu")[0]
 
 
 class TrainingRun:
@@ -450,4 +431,4 @@ def _as_it_is(batch: dict) -> dict:
     return batch
 
 
-__all__ = ["TrainingConfig", "build_model", "train"]
+__all__ = ["TrainingConfig", "train"]
