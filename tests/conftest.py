@@ -4,6 +4,8 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
+from hub_server import LOOPBACK, Hub
+from huggingface_hub import constants
 from transformers import SamConfig, SamModel
 
 from sfrecsam_hf import SFRecSamConfig, SFRecSamImageProcessor, SFRecSamModel, SFRecSamProcessor
@@ -129,6 +131,15 @@ def busi_folder(tmp_path_factory):
     corner[:5, :7] = 255
     PIL.Image.fromarray(corner).save(root / "benign" / "benign (2)_mask_1.png")
     return root
+
+
+@pytest.fixture(scope="session")
+def hub() -> Hub:
+    """A running Hub that this process and its children push to and pull from."""
+    LOOPBACK.start()
+    assert constants.ENDPOINT == LOOPBACK.endpoint, "huggingface_hub was imported before tests/hub_server.py"
+    yield LOOPBACK
+    LOOPBACK.stop()
 
 
 @pytest.fixture(scope="session")
