@@ -137,7 +137,7 @@ def busi_folder(tmp_path_factory):
 def hub() -> Hub:
     """A running Hub that this process and its children push to and pull from."""
     LOOPBACK.start()
-    assert constants.ENDPOINT == LOOPBACK.endpoint, "huggingface_hub was imported before tests/hub_server.py"
+    assert LOOPBACK.endpoint == constants.ENDPOINT, "huggingface_hub was imported before tests/hub_server.py"
     yield LOOPBACK
     LOOPBACK.stop()
 
