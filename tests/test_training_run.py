@@ -192,3 +192,16 @@ def test_best_loads_whenever_its_replacement_is_cut_off(busi_folder, tmp_path, m
                 run._save_best(run.model)
         SFRecSamModel.from_pretrained(tmp_path / "run" / "best")
         SFRecSamProcessor.from_pretrained(tmp_path / "run" / "best")
+
+
+def test_the_summary_tells_what_the_run_was_and_cost_without_its_paths(finished, busi_folder):
+    summary = json.loads((finished / "best" / "training_summary.json").read_text())
+    rows = [row for row in history(finished) if "train/loss" in row]
+    assert [(stage["stage"], stage["epochs"]) for stage in summary["stages"]] == [(1, 2), (2, 1)]
+    assert [stage["steps"] for stage in summary["stages"]] == [rows[1]["step"], rows[2]["step"]]
+    assert summary["seconds"] > rows[-1]["time/total"], "the last validation counts too"
+    assert (summary["processes"], summary["settings"]["mixed_precision"]) == (1, "no")
+    assert summary["data"][0]["name"] == busi_folder.stem
+    assert summary["data"][0]["images"] + summary["validation"]["images"] == 20
+    assert str(finished.parent) not in json.dumps(summary)
+    assert str(busi_folder.parent) not in json.dumps(summary)

@@ -31,6 +31,7 @@ from .splits import load_split
 from .training_config import TrainingConfig
 from .training_data import EpochBatches, TrainingImages
 from .training_model import build_model
+from .training_summary import write_summary
 
 VALIDATION_BATCH = 8
 THRESHOLDS = ("suspicion_threshold", "presence_threshold")
@@ -264,7 +265,7 @@ class TrainingRun:
 
     def _validate(self, model: SFRecSamModel) -> None:
         """Mean Dice of the validation's lesion images, prompted by the model itself; keeps the best model."""
-        accelerator, progress = self.accelerator, self.progress
+        accelerator, progress, start = self.accelerator, self.progress, time.perf_counter()
         mine = range(accelerator.process_index, len(self.validation), accelerator.num_processes)
         rows = self.validation.select(mine)
         samples = 0 if progress.stage == 1 else self.config.mc_samples
@@ -309,6 +310,7 @@ class TrainingRun:
             self._save_best(model)
         if accelerator.is_main_process and self.config.overlays:
             self._draw(lesions[: self.config.overlays])
+        progress.seconds += time.perf_counter() - start
 
     def _draw(self, results: list[dict]) -> None:
         rows = [self.validation[result["index"]] for result in results]
@@ -333,7 +335,9 @@ class TrainingRun:
             for name in THRESHOLDS:
                 setattr(self.model.config, name, getattr(best.config, name))
             return
+        start = time.perf_counter()
         thresholds = calibrate(self.model.eval(), self.processor, self.validation)
+        self.progress.seconds += time.perf_counter() - start
         for name, value in thresholds.items():
             setattr(self.model.config, name, value)
         self.accelerator.print("calibrated on validation: " + ", ".join(f"{k} {v:.3f}" for k, v in thresholds.items()))
@@ -409,7 +413,19 @@ class TrainingRun:
         )
 
     def close(self) -> None:
-        """Ends the trackers."""
+        """Writes what the run was and cost beside its best checkpoint, and ends the trackers."""
+        if self.accelerator.is_main_process:
+            write_summary(
+                self.output / "best",
+                self.config,
+                self.output / "history.jsonl",
+                self.batches.lengths,
+                len(self.validation),
+                seconds=self.progress.seconds,
+                processes=self.accelerator.num_processes,
+                device=self.accelerator.device,
+                parameters=self.model.num_parameters(),
+            )
         if self.config.tracker is not None:
             self.accelerator.end_training()
 
