@@ -97,6 +97,12 @@ class SFRecSamConfig(SamConfig):
             Presence probability below which an image prompted automatically is given an empty mask.
         box_margin (`float`, defaults to 0.1):
             Margin of the automatic box, as a share of its side.
+        base_model (`str`, *optional*):
+            Hub name of the SAM that `from_sam` extended.
+        base_revision (`str`, *optional*):
+            Its commit.
+        adapters_only (`bool`, defaults to `False`):
+            Whether the weight file beside this configuration holds only what was added to that SAM.
     """
 
     model_type = "sfrecsam"
@@ -118,6 +124,9 @@ class SFRecSamConfig(SamConfig):
     suspicion_threshold: float | int = 0.5
     presence_threshold: float | int = 0.5
     box_margin: float | int = 0.1
+    base_model: str | None = None
+    base_revision: str | None = None
+    adapters_only: bool = False
 
     def __post_init__(self, **kwargs):
         if isinstance(self.vision_config, PreTrainedConfig) and self.vision_config.model_type == "sam_vision_model":

@@ -29,7 +29,7 @@ from .outputs_sfrecsam import (
     valid_region,
 )
 from .prompts import Prompts, automatic_prompts, given_prompts, group_by_kind, jittered
-from .training_stages import StagedTraining
+from .training_stages import NEW_MODULES, StagedTraining
 from .uncertainty import UncertaintyHead, uncertainty_from_samples
 from .vision_encoder import SFRecSamPreTrainedModel, SFRecSamVisionEncoder
 
@@ -69,19 +69,35 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
         self.uncertainty_head = UncertaintyHead(feature_channels, config.corrector_channels)
         self.corrector = DualFalseCorrector(feature_channels, config.corrector_channels, config.correctors)
         self.post_init()
+        if config.adapters_only:
+            self._keys_to_ignore_on_load_missing |= {rf"^(?!.*({'|'.join(NEW_MODULES)}))"}
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str, *model_args, **kwargs) -> "SFRecSamModel":
-        """As for any model; raises a `ValueError` that names the checkpoint if its weight file is damaged."""
+        """
+        As for any model. Of a checkpoint that holds only adapters, the SAM below them is fetched too.
+
+        Raises:
+            FileNotFoundError: That SAM is not in reach.
+            ValueError: The weight file is damaged.
+        """
         from safetensors import SafetensorError
 
+        from .adapters_only import load_base
+
         try:
-            return super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
+            loaded = super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
         except SafetensorError as error:
             raise ValueError(
                 f"The weight file (model*.safetensors) of {pretrained_model_name_or_path} is truncated or damaged "
                 f"({error}); fetch it again."
             ) from error
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        if model.config.adapters_only:
+            access = ("token", "cache_dir", "local_files_only")
+            load_base(model, **{name: kwargs[name] for name in access if name in kwargs})
+            model.config.adapters_only = False
+        return loaded
 
     @classmethod
     def from_sam(
@@ -111,9 +127,11 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
         Raises:
             FileNotFoundError, ValueError: The source is no SAM checkpoint.
         """
+        from .adapters_only import base_of
         from .sam_checkpoints import extended_config, fitted_state, read_sam
 
         sam, weights = read_sam(source, **(hub_options or {}))
+        overrides |= base_of(source, **(hub_options or {}))
         model = cls(extended_config(sam, image_size, patch_stride, window_size, **overrides))
         fitted, model.sam_report = fitted_state(weights, model.state_dict())
         model.load_state_dict(fitted, strict=False)
