@@ -201,7 +201,10 @@ def test_the_summary_tells_what_the_run_was_and_cost_without_its_paths(finished,
     assert [stage["steps"] for stage in summary["stages"]] == [rows[1]["step"], rows[2]["step"]]
     assert summary["seconds"] > rows[-1]["time/total"], "the last validation counts too"
     assert (summary["processes"], summary["settings"]["mixed_precision"]) == (1, "no")
-    assert summary["data"][0]["name"] == busi_folder.stem
-    assert summary["data"][0]["images"] + summary["validation"]["images"] == 20
+    assert summary["data"][0]["name"] == busi_folder.name
+    (data,), validation = summary["data"], summary["validation"]
+    assert data["images"] + validation["images"] == 20
+    assert data["groups"] + validation["groups"] == 19, "one pair of duplicates"
+    assert data["groups_in_validation"] == 0
     assert str(finished.parent) not in json.dumps(summary)
     assert str(busi_folder.parent) not in json.dumps(summary)

@@ -167,12 +167,21 @@ def _evaluate(
     from .data import load_folder
     from .evaluation import evaluate, table, write_report
     from .segmentation import segment
+    from .training_summary import machine_name
 
     dataset = load_folder(data, splits, split)
     model, processor, batch_size, options = _loaded(**inference)
     results, pixels = evaluate(model, processor, dataset, columns, batch_size, **options)
-    results = {"model": inference["model"] or "bundled", "data": Path(data).name, "split": split, **results}
-    results["options"] = options
+    source = inference["model"] or "bundled"
+    about = {
+        "model": Path(source).name if Path(source).exists() else source,
+        "data": Path(data).name.removesuffix(".zip"),
+        "split": split,
+        "options": options,
+        "dtype": inference["dtype"],
+        "machine": machine_name(model.device),
+    }
+    results = about | results
 
     def redraw(indices: list[int]) -> typing.Any:
         prompts = {"presence_threshold": 0.0} | options

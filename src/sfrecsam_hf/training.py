@@ -86,6 +86,7 @@ class TrainingRun:
             raise FileExistsError(f"{self.output} already holds a run; pass --resume or choose another --output.")
         set_seed(config.seed)
         sources = [load_split(source, "train", config.splits, config.seed) for source in config.train]
+        self.groups = [source["group"][:] for source in sources]
         self.validation = load_split(config.validation, "val", config.splits, config.seed)
         if not any(np.asarray(mask).any() for mask in self.validation["mask"]):
             raise ValueError(f"{config.validation} has no lesion in its validation split to choose a checkpoint by.")
@@ -419,11 +420,11 @@ class TrainingRun:
                 self.output / "best",
                 self.config,
                 self.output / "history.jsonl",
-                self.batches.lengths,
-                len(self.validation),
+                self.groups,
+                self.validation["group"][:],
+                self.accelerator.device,
                 seconds=self.progress.seconds,
                 processes=self.accelerator.num_processes,
-                device=self.accelerator.device,
                 parameters=self.model.num_parameters(),
             )
         if self.config.tracker is not None:

@@ -20,8 +20,8 @@ def write_summary(
     folder: Path,
     config: TrainingConfig,
     history: Path,
-    images: list[int],
-    validation_images: int,
+    groups: list[list[str]],
+    validation_groups: list[str],
     device: torch.device,
     **measured: Any,
 ) -> None:
@@ -32,25 +32,34 @@ def write_summary(
         folder (`Path`): Folder of the checkpoint.
         config ([`TrainingConfig`]): Settings of the run.
         history (`Path`): Its `history.jsonl`, from which epochs and steps are read.
-        images (`list[int]`): Training images per entry of `config.train`.
-        validation_images (`int`): Validation images.
+        groups (`list[list[str]]`): For each entry of `config.train` the duplicate group of each image.
+        validation_groups (`list[str]`): The same of the validation images.
         device (`torch.device`): On which it ran.
         measured: `seconds`, `processes`, `parameters` and whatever else belongs in the file.
     """
-    settings = {name: value for name, value in asdict(config).items() if name not in PATHS}
     rows = [json.loads(line) for line in history.read_text().splitlines()] if history.is_file() else []
     ends = {row["stage"]: row for row in rows}
-    names = [Path(source).stem for source in config.train]
     summary = {
         "start": Path(config.sam or config.model).name,
         "data": [
-            {"name": name, "images": count, "share": share}
-            for name, count, share in zip(names, images, config.shares, strict=True)
+            {
+                "name": Path(source).name.removesuffix(".zip"),
+                "images": len(members),
+                "share": share,
+                "groups": len(set(members)),
+                # Groups of different data sets may bear the same name.
+                "groups_in_validation": len(set(members) & set(validation_groups)) * (source == config.validation),
+            }
+            for source, members, share in zip(config.train, groups, config.shares, strict=True)
         ],
-        "validation": {"name": Path(config.validation).stem, "images": validation_images},
+        "validation": {
+            "name": Path(config.validation).name.removesuffix(".zip"),
+            "images": len(validation_groups),
+            "groups": len(set(validation_groups)),
+        },
         "stages": [{"stage": stage, "epochs": row["epoch"], "steps": row["step"]} for stage, row in ends.items()],
-        "settings": settings,
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
+        "settings": {name: value for name, value in asdict(config).items() if name not in PATHS},
+        "machine": machine_name(device),
         "cores": os.cpu_count(),
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
         **measured,
@@ -60,8 +69,10 @@ def write_summary(
     fresh.replace(folder / FILE)
 
 
-def _processor() -> str:
-    """The processor's name, as Linux tells it, or Python elsewhere."""
+def machine_name(device: torch.device) -> str:
+    """The name of the GPU, or of the processor as Linux tells it, or Python elsewhere."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
     described = Path("/proc/cpuinfo")
     lines = described.read_text().splitlines() if described.is_file() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
