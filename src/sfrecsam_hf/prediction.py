@@ -16,7 +16,7 @@ from .dicom_reading import is_dicom, read_dicom
 from .drawing import corrections, heatmap, overlay
 from .image_reading import EXTENSIONS, mask_stem, read_rgb
 from .modeling_sfrecsam import SFRecSamModel
-from .segmentation import Segmentation, longest_diameter, segment
+from .segmentation import Segmentation, diameters, segment
 
 DICOM_EXTENSIONS = {".dcm", ".dicom", ".ima"}
 COLUMNS = [
@@ -30,9 +30,11 @@ COLUMNS = [
     "x2",
     "y2",
     "longest_diameter",
+    "perpendicular_diameter",
     "mean_uncertainty",
     "area_mm2",
     "longest_diameter_mm",
+    "perpendicular_diameter_mm",
 ]
 
 
@@ -206,11 +208,13 @@ def _row(picture: Picture, segmentation: Segmentation, spacing: tuple[float, flo
         "area": measured["area"],
         **dict(zip(("x1", "y1", "x2", "y2"), box, strict=True)),
         "longest_diameter": round(measured["longest_diameter"], 2),
+        "perpendicular_diameter": round(measured["perpendicular_diameter"], 2),
         "mean_uncertainty": round(measured["mean_uncertainty"], 4),
     }
     if spacing is not None and measured["area"]:
         row["area_mm2"] = round(measured["area"] * spacing[0] * spacing[1], 2)
-        row["longest_diameter_mm"] = round(longest_diameter(segmentation.mask, spacing), 2)
+        longest, perpendicular = diameters(segmentation.mask, spacing)
+        row |= {"longest_diameter_mm": round(longest, 2), "perpendicular_diameter_mm": round(perpendicular, 2)}
     return row
 
 

@@ -36,7 +36,7 @@ class Segmentation:
     score: float
 
     def measurements(self) -> dict[str, float | int | list[int] | None]:
-        """Area, box `[x1, y1, x2, y2]` and longest diameter in pixels, presence, and the mean uncertainty inside."""
+        """Area, box `[x1, y1, x2, y2]` and [`diameters`] in pixels, presence, and the mean uncertainty inside."""
         rows, columns = np.nonzero(self.mask)
         if not len(rows):
             return {
@@ -44,31 +44,40 @@ class Segmentation:
                 "area": 0,
                 "box": None,
                 "longest_diameter": 0.0,
+                "perpendicular_diameter": 0.0,
                 "mean_uncertainty": float(self.uncertainty.mean()),
             }
+        longest, perpendicular = diameters(self.mask)
         return {
             "presence": self.presence,
             "area": len(rows),
             "box": [int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1],
-            "longest_diameter": longest_diameter(self.mask),
+            "longest_diameter": longest,
+            "perpendicular_diameter": perpendicular,
             "mean_uncertainty": float(self.uncertainty[self.mask].mean()),
         }
 
 
-def longest_diameter(mask: np.ndarray, spacing: tuple[float, float] = (1.0, 1.0)) -> float:
+def diameters(mask: np.ndarray, spacing: tuple[float, float] = (1.0, 1.0)) -> tuple[float, float]:
     """
-    Largest distance between two pixels of the mask, from outer edge to outer edge.
+    Largest distance between two pixels of the mask, and the mask's extent at right angles to it; from outer edge to
+    outer edge.
 
     Args:
         mask (`numpy.ndarray` of shape `(height, width)`): Boolean, not empty.
-        spacing (`tuple[float, float]`): Height and width of a pixel; the result has their unit.
+        spacing (`tuple[float, float]`): Height and width of a pixel; the results have their unit.
     """
     rows = np.flatnonzero(mask.any(axis=1))
     left = mask[rows].argmax(axis=1)
     right = mask.shape[1] - mask[rows, ::-1].argmax(axis=1)
     corners = [np.stack([rows + edge, columns], axis=1) * spacing for edge in (0, 1) for columns in (left, right)]
     points = _hull(np.concatenate(corners))
-    return float(max(np.linalg.norm(points - point, axis=1).max() for point in points))
+    distances = np.linalg.norm(points[:, None] - points, axis=-1)
+    first, second = np.unravel_index(distances.argmax(), distances.shape)
+    longest = distances[first, second]
+    down, right = (points[second] - points[first]) / longest
+    across = points @ np.array([-right, down])
+    return float(longest), float(np.ptp(across))
 
 
 def _hull(points: np.ndarray) -> np.ndarray:
