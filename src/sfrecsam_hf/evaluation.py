@@ -25,6 +25,7 @@ COLUMNS = ("auto", "oracle-point")
 PIXELS_PER_IMAGE = 10_000
 BOOTSTRAPS = 2000
 MOST_UNCERTAIN = 0.05
+WORST = 12
 
 
 @dataclass
@@ -230,7 +231,6 @@ def write_report(
     pixels: dict[str, SampledPixels],
     dataset: Dataset,
     redraw: Callable[[list[int]], Iterator[Segmentation]],
-    worst: int = 12,
 ) -> None:
     """
     Writes `results.json`, `results.md`, `worst.png` and `reliability.png`.
@@ -241,25 +241,29 @@ def write_report(
         pixels (`dict[str, SampledPixels]`): From [`evaluate`].
         dataset (`datasets.Dataset`): The one that was evaluated.
         redraw: Segments the images of the given indices again, for the contact sheet.
-        worst (`int`): Images on the contact sheet.
     """
     output.mkdir(parents=True, exist_ok=True)
     (output / "results.md").write_text(table(results) + "\n")
-    first = next(iter(results["columns"]))
-    rows = [row for row in results["per_image"] if row["column"] == first]
-    lesions = [index for index, row in enumerate(rows) if row["lesion"]]
-    chosen = sorted(lesions, key=lambda index: rows[index]["final"]["dice"])[:worst]
-    if chosen:
+    if worst := worst_images(results):
+        chosen = list(worst)
         tiles = [
             overlay(dataset[index]["image"], segmentation.mask, np.asarray(dataset[index]["mask"]) > 0)
             for index, segmentation in zip(chosen, redraw(chosen), strict=True)
         ]
-        captions = [f"{rows[index]['name']} Dice {rows[index]['final']['dice']:.2f}" for index in chosen]
+        captions = [f"{row['name']} Dice {row['final']['dice']:.2f}" for row in worst.values()]
         contact_sheet(tiles, captions).save(output / "worst.png")
         _draw_reliability(output / "reliability.png", pixels)
     fresh = output / "results.json.new"
     fresh.write_text(json.dumps(results, indent=1) + "\n")
     fresh.replace(output / "results.json")
+
+
+def worst_images(results: dict[str, Any]) -> dict[int, dict[str, Any]]:
+    """Of the first prompt column the lesion images with the lowest final Dice: their place in the data, their row."""
+    first = next(iter(results["columns"]))
+    rows = enumerate(row for row in results["per_image"] if row["column"] == first)
+    lesions = [(index, row) for index, row in rows if row["lesion"]]
+    return dict(sorted(lesions, key=lambda pair: pair[1]["final"]["dice"])[:WORST])
 
 
 def _draw_reliability(path: Path, pixels: dict[str, SampledPixels]) -> None:
