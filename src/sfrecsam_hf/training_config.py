@@ -21,6 +21,7 @@ class TrainingConfig:
         shares (`list[float]`, *optional*): Share of each folder that one epoch shows; all of each if not given.
         model (`str`): `"tiny"`, `"base"`, or a checkpoint to go on from.
         sam (`str`, *optional*): A SAM checkpoint (transformers folder, Hub name, or original `.pth`) to extend.
+        image_size (`int`, *optional*): Side of the input in pixels; the model's own if not given.
         overrides (`dict`): Fields of [`SFRecSamConfig`] to change for `"tiny"` and `"base"`.
         freeze_base (`bool`): Leave the original SAM weights as they are (with `sam`).
         epochs (`int`): Epochs of stage 1, the base segmentation; 0 keeps that of a checkpoint in `model`.
@@ -56,6 +57,7 @@ class TrainingConfig:
     shares: list[float] | None = None
     model: str = "tiny"
     sam: str | None = None
+    image_size: int | None = None
     overrides: dict[str, Any] = field(default_factory=dict)
     freeze_base: bool = False
     epochs: int = 40

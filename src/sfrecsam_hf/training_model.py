@@ -7,20 +7,49 @@ from huggingface_hub.errors import StrictDataclassError
 from .checkpoints import load_checkpoint
 from .configuration_sfrecsam import SFRecSamConfig
 from .modeling_sfrecsam import SFRecSamModel
+from .sam_checkpoints import fitted_state
 from .training_config import TrainingConfig
 
 
 def build_model(config: TrainingConfig) -> SFRecSamModel:
     """
-    A named size with random weights, a SAM extended, or a checkpoint of our own.
+    A named size with random weights, a SAM extended, or a checkpoint of our own, at the input size asked for.
 
     Args:
-        config ([`TrainingConfig`]): Its `sam`, `model` and `overrides` are read.
+        config ([`TrainingConfig`]): Its `sam`, `model`, `image_size` and `overrides` are read.
 
     Raises:
         FileNotFoundError: There is no such checkpoint.
-        ValueError: The overrides are unknown, out of range, or given for a checkpoint.
+        ValueError: The overrides are unknown, out of range, or given for a checkpoint, or no tokens fit the size.
     """
+    model = _source(config)
+    if config.image_size in (None, model.config.vision_config.image_size):
+        return model
+    return resized(model, config.image_size)
+
+
+def resized(model: SFRecSamModel, image_size: int) -> SFRecSamModel:
+    """
+    The model for another input size: the same weights, with positions interpolated.
+
+    A small input trains several times faster, and what it taught is most of what a larger one has to learn.
+
+    Args:
+        model ([`SFRecSamModel`]): Left as it is.
+        image_size (`int`): Side of the input in pixels.
+
+    Raises:
+        ValueError: The size is no multiple of the token distance.
+    """
+    settings = model.config.to_dict()
+    settings["vision_config"] |= {"image_size": image_size}
+    other = SFRecSamModel(SFRecSamConfig.from_dict(settings))
+    weights, _ = fitted_state(model.state_dict(), other.state_dict())
+    other.load_state_dict(weights)
+    return other
+
+
+def _source(config: TrainingConfig) -> SFRecSamModel:
     if unknown := set(config.overrides) - {known.name for known in fields(SFRecSamConfig)}:
         raise ValueError(f"overrides has unknown fields {sorted(unknown)}; see SFRecSamConfig.")
     if config.sam is not None:
