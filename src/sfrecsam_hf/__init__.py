@@ -6,17 +6,20 @@ Names are imported when they are first used, so that `import sfrecsam_hf` and `s
 from importlib import import_module
 from typing import Any
 
+from .auto_classes import register_with_transformers
+
 __version__ = "0.1.0"
 
 _MODULE_OF = {
     "DualFalseCorrector": "false_corrector",
+    "LesionSegmentationPipeline": "pipeline_sfrecsam",
     "SFRecSamConfig": "configuration_sfrecsam",
     "SFRecSamImageEmbeddings": "outputs_sfrecsam",
     "SFRecSamImageProcessor": "image_processing_sfrecsam",
     "SFRecSamImageProcessorPil": "image_processing_sfrecsam",
     "SFRecSamModel": "modeling_sfrecsam",
     "SFRecSamOutput": "outputs_sfrecsam",
-    "SFRecSamProcessor": "auto_classes",
+    "SFRecSamProcessor": "processing_sfrecsam",
     "SFRecSamVisionConfig": "configuration_sfrecsam",
     "Segmentation": "segmentation",
     "SpatialFrequencyBranch": "frequency_fusion",
@@ -31,6 +34,9 @@ _MODULE_OF = {
 }
 
 __all__ = sorted(_MODULE_OF)
+
+
+register_with_transformers()
 
 
 def __getattr__(name: str) -> Any:

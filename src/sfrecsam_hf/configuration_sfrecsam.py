@@ -1,5 +1,7 @@
 """Configuration of SF-RecSAM, told as differences from `SamConfig`."""
 
+from collections.abc import Iterable
+
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig, SamConfig
 from transformers.models.sam.configuration_sam import (
@@ -10,6 +12,20 @@ from transformers.models.sam.configuration_sam import (
 
 FUSIONS = ("none", "spatial", "spatial-frequency")
 CORRECTORS = ("fp", "fn")
+
+# What a checkpoint tells transformers: which class answers to which Auto class and to which pipeline task.
+AUTO_MAP = {
+    "AutoConfig": "configuration_sfrecsam.SFRecSamConfig",
+    "AutoModel": "modeling_sfrecsam.SFRecSamModel",
+    "AutoModelForImageSegmentation": "modeling_sfrecsam.SFRecSamModel",
+    "AutoModelForMaskGeneration": "modeling_sfrecsam.SFRecSamModel",
+    "AutoModelForSemanticSegmentation": "modeling_sfrecsam.SFRecSamModel",
+}
+PIPELINES = {
+    "image-segmentation": "SFRecSamImageSegmentationPipeline",
+    "lesion-segmentation": "LesionSegmentationPipeline",
+    "mask-generation": "SFRecSamMaskGenerationPipeline",
+}
 
 
 @strict
@@ -129,6 +145,7 @@ class SFRecSamConfig(SamConfig):
     adapters_only: bool = False
 
     def __post_init__(self, **kwargs):
+        kwargs.pop("custom_pipelines", None)
         if isinstance(self.vision_config, PreTrainedConfig) and self.vision_config.model_type == "sam_vision_model":
             self.vision_config = self.vision_config.to_dict()
         if isinstance(self.vision_config, dict):
@@ -178,6 +195,18 @@ class SFRecSamConfig(SamConfig):
         for name in ("suspicion_threshold", "presence_threshold"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name}={getattr(self, name)} must lie between 0 and 1.")
+
+    @property
+    def custom_pipelines(self) -> dict[str, dict]:
+        """Tasks whose pipeline lies beside the checkpoint, less those that this process has from an import."""
+        from transformers.pipelines import SUPPORTED_TASKS
+
+        registered = {task: str(SUPPORTED_TASKS.get(task, {}).get("impl")) for task in PIPELINES}
+        return _custom_pipelines(task for task, impl in registered.items() if not impl.endswith(PIPELINES[task]))
+
+    def to_dict(self) -> dict:
+        """Adds what lets the Auto classes and `pipeline` find the code that lies beside the checkpoint."""
+        return {**super().to_dict(), "auto_map": dict(AUTO_MAP), "custom_pipelines": _custom_pipelines(PIPELINES)}
 
     @classmethod
     def from_dict(cls, config_dict: dict, **kwargs) -> "SFRecSamConfig":
@@ -242,5 +271,13 @@ class SFRecSamConfig(SamConfig):
             }
         )
 
+
+def _custom_pipelines(tasks: Iterable[str]) -> dict[str, dict]:
+    return {
+        task: {"impl": f"pipeline_sfrecsam.{PIPELINES[task]}", "pt": ["AutoModel"], "type": "image"} for task in tasks
+    }
+
+
+SFRecSamConfig.register_for_auto_class()
 
 __all__ = ["SFRecSamConfig", "SFRecSamVisionConfig"]

@@ -9,7 +9,7 @@ import PIL.Image
 import torch
 from transformers.image_processing_outputs import SemanticSegmentationPostProcessorOutput
 from transformers.image_processing_utils import BatchFeature
-from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPil
+from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPil, _rle_to_mask
 from transformers.utils import is_torchvision_available
 
 from .image_reading import ImageLike, read_mask, read_rgb
@@ -98,9 +98,40 @@ class _AnyImage:
         """
         lead = maps.shape[:-2]
         reshaped = self._get_preprocess_shape(original_size, self.size["longest_edge"])
-        maps = _without_padding(maps.float().reshape(1, -1, *maps.shape[-2:]), reshaped, self.pad_size["height"])
+        maps = maps.float().reshape(1, -1, *maps.shape[-2:])
         restored = self.post_process_masks([maps], [original_size], [reshaped], binarize=False)[0]
         return restored.reshape(*lead, *original_size)
+
+    def post_process_masks(
+        self,
+        masks: list[torch.Tensor] | torch.Tensor,
+        original_sizes: list[tuple[int, int]] | torch.Tensor,
+        reshaped_input_sizes: list[tuple[int, int]] | torch.Tensor,
+        mask_threshold: float = 0.0,
+        binarize: bool = True,
+        pad_size: dict[str, int] | None = None,
+    ) -> list[torch.Tensor]:
+        """
+        As SAM's, but what the model says about padding does not blur into the image's edge.
+
+        Args:
+            masks (`list[torch.Tensor]`, each of shape `(prompts, masks, height, width)`): Logits of each image.
+            original_sizes, reshaped_input_sizes (`list[tuple[int, int]]`): From the image processor.
+            mask_threshold (`float`): Logit above which a pixel is foreground.
+            binarize (`bool`): Whether to return booleans in place of logits.
+            pad_size (`dict[str, int]`, *optional*): Padded input size, if not the image processor's own.
+
+        Returns:
+            A `torch.Tensor` of shape `(prompts, masks, original height, original width)` for each image.
+        """
+        side = (pad_size or self.pad_size)["height"]
+        masks = [
+            _without_padding(torch.as_tensor(mask), tuple(int(extent) for extent in reshaped), side)
+            for mask, reshaped in zip(masks, reshaped_input_sizes, strict=True)
+        ]
+        return super().post_process_masks(
+            masks, original_sizes, reshaped_input_sizes, mask_threshold, binarize, pad_size
+        )
 
     def post_process_semantic_segmentation(
         self,
@@ -139,6 +170,25 @@ class _AnyImage:
             results.append(mask)
         return results
 
+    def post_process_for_mask_generation(
+        self, all_masks: list[dict], all_scores: torch.Tensor, all_boxes: torch.Tensor, crops_nms_thresh: float
+    ) -> tuple[list[np.ndarray], torch.Tensor, list[dict], torch.Tensor]:
+        """
+        SAM's non-maximum suppression for the mask-generation pipeline, without torchvision.
+
+        Args:
+            all_masks (`list[dict]`): Run-length encoded masks.
+            all_scores (`torch.Tensor` of shape `(masks,)`): Estimated IoU; the best mask suppresses the others.
+            all_boxes (`torch.Tensor` of shape `(masks, 4)`): `(x1, y1, x2, y2)` around each mask.
+            crops_nms_thresh (`float`): Box IoU above which the worse mask is dropped.
+
+        Returns:
+            What is kept, best first: boolean masks of shape `(height, width)`, scores, encoded masks and boxes.
+        """
+        kept = non_maximum_suppression(all_boxes.float(), all_scores, crops_nms_thresh)
+        encoded = [all_masks[index] for index in kept]
+        return [_rle_to_mask(mask) for mask in encoded], all_scores[kept], encoded, all_boxes[kept]
+
     def to_dict(self) -> dict[str, Any]:
         """Adds which class loads on which backend, with and without torchvision."""
         module = "image_processing_sfrecsam"
@@ -161,6 +211,28 @@ def _without_padding(maps: torch.Tensor, reshaped: tuple[int, int], side: int) -
     rows = torch.arange(maps.shape[-2], device=maps.device).clamp(max=height - 1)
     columns = torch.arange(maps.shape[-1], device=maps.device).clamp(max=width - 1)
     return maps[..., rows, :][..., columns]
+
+
+def non_maximum_suppression(boxes: torch.Tensor, scores: torch.Tensor, threshold: float) -> torch.Tensor:
+    """
+    Indices of the boxes that no better one overlaps by more than `threshold`, best first.
+
+    Args:
+        boxes (`torch.Tensor` of shape `(boxes, 4)`): `(x1, y1, x2, y2)`.
+        scores (`torch.Tensor` of shape `(boxes,)`): Higher is better.
+        threshold (`float`): Intersection over union.
+    """
+    order = scores.argsort(descending=True, stable=True)
+    corner, opposite = boxes[order].split(2, dim=1)
+    area = (opposite - corner).prod(dim=1)
+    shared = torch.minimum(opposite[:, None], opposite) - torch.maximum(corner[:, None], corner)
+    shared = shared.clamp(min=0).prod(dim=2)
+    overlapping = shared / (area[:, None] + area - shared) > threshold
+    kept = torch.ones_like(order, dtype=torch.bool)
+    for index in range(len(order)):
+        if kept[index]:
+            kept[index + 1 :] &= ~overlapping[index, index + 1 :]
+    return order[kept]
 
 
 def as_list(images: Any, dimensions: int = 3) -> list[Any]:

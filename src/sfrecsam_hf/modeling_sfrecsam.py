@@ -1,5 +1,7 @@
 """SF-RecSAM: encode -> prompt -> decode -> correct, as a `SamModel`."""
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -26,12 +28,16 @@ from .outputs_sfrecsam import (
     SFRecSamImageEmbeddings,
     SFRecSamOutput,
     checked_embeddings,
+    sizes_inside_padding,
     valid_region,
 )
 from .prompts import Prompts, automatic_prompts, given_prompts, group_by_kind, jittered
 from .training_stages import NEW_MODULES, StagedTraining
 from .uncertainty import UncertaintyHead, uncertainty_from_samples
 from .vision_encoder import SFRecSamPreTrainedModel, SFRecSamVisionEncoder
+
+if TYPE_CHECKING:  # never executed: names the files that travel to the Hub with the model
+    from .pipeline_sfrecsam import LesionSegmentationPipeline as LesionSegmentationPipeline
 
 logger = logging.get_logger(__name__)
 
@@ -174,7 +180,13 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
     def get_image_embeddings(
         self, pixel_values: Tensor, reshaped_input_sizes: Tensor | None = None, **kwargs
     ) -> SFRecSamImageEmbeddings:
-        """What `encode` returns, without gradients: compute it once per image and prompt it as often as you like."""
+        """
+        What `encode` returns, without gradients: compute it once per image and prompt it as often as you like.
+
+        SAM's pipeline hands over the pixels alone; then the zeros at the right and the bottom are taken for padding.
+        """
+        if reshaped_input_sizes is None and kwargs.get("pixel_mask") is None:
+            reshaped_input_sizes = sizes_inside_padding(pixel_values)
         return self.encode(pixel_values, reshaped_input_sizes, **kwargs)
 
     def forward(
@@ -456,5 +468,7 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
             )
         return terms
 
+
+SFRecSamModel.register_for_auto_class("AutoModel")
 
 __all__ = ["SFRecSamImageEmbeddings", "SFRecSamModel", "SFRecSamOutput"]

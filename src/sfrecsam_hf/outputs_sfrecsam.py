@@ -218,6 +218,17 @@ def valid_region(
     return (rows[:, :, None] & columns[:, None, :])[:, None]
 
 
+def sizes_inside_padding(pixel_values: Tensor) -> Tensor:
+    """
+    Height and width of each image up to its last row and column that are not all zero, of shape `(batch, 2)`.
+
+    No pixel of a normalised image is zero in every channel, so that padding alone is cut off.
+    """
+    content = (pixel_values != 0).any(dim=1)
+    occupied = (content.any(dim=2), content.any(dim=1))
+    return torch.stack([lines.shape[1] - lines.flip(1).int().argmax(dim=1) for lines in occupied], dim=1)
+
+
 def checked_embeddings(image_embeddings: SFRecSamImageEmbeddings) -> SFRecSamImageEmbeddings:
     """Rebuilds the embeddings by name: pipelines hand them on as a plain `ModelOutput`."""
     if isinstance(image_embeddings, Tensor) or "coarse_masks" not in image_embeddings:

@@ -131,7 +131,6 @@ def segmentations(
     return results
 
 
-@torch.inference_mode()
 def segment(
     model: SFRecSamModel, processor: Any, images: Iterable[Any], batch_size: int = 4, **options: Any
 ) -> Iterator[Segmentation]:
@@ -149,12 +148,27 @@ def segment(
     remaining = iter(images)
     while batch := list(islice(remaining, batch_size)):
         pairs = [entry if isinstance(entry, tuple) else (entry, {}) for entry in batch]
-        kinds = {name for _, prompts in pairs for name in prompts}
-        prompts = {name: [given.get(name) for _, given in pairs] for name in kinds}
-        inputs = processor([image for image, _ in pairs], **prompts)
-        sizes = inputs["original_sizes"].tolist()
-        inputs = {
-            name: value.to(model.device, model.dtype if name == "pixel_values" else None)
-            for name, value in inputs.items()
-        }
-        yield from segmentations(model(**inputs, **options), sizes, processor.image_processor)
+        yield from segment_batch(model, processor, pairs, **options)
+
+
+@torch.inference_mode()
+def segment_batch(
+    model: SFRecSamModel, processor: Any, pairs: list[tuple[Any, dict[str, Any]]], **options: Any
+) -> list[Segmentation]:
+    """
+    Segments images in one forward pass.
+
+    Args:
+        model ([`SFRecSamModel`]): In evaluation mode.
+        processor ([`SFRecSamProcessor`]): Belonging to the model.
+        pairs (`list[tuple]`): Each image with its prompts, as for [`segment`].
+        options: Passed to [`SFRecSamModel.forward`].
+    """
+    kinds = {name for _, prompts in pairs for name in prompts}
+    prompts = {name: [given.get(name) for _, given in pairs] for name in kinds}
+    inputs = processor([image for image, _ in pairs], **prompts)
+    sizes = inputs["original_sizes"].tolist()
+    inputs = {
+        name: value.to(model.device, model.dtype if name == "pixel_values" else None) for name, value in inputs.items()
+    }
+    return segmentations(model(**inputs, **options), sizes, processor.image_processor)

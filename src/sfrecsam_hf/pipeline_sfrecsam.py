@@ -1,0 +1,152 @@
+"""Pipelines: `lesion-segmentation`, and transformers' own `image-segmentation` and `mask-generation`."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+from torch.utils.data import Dataset
+from transformers import MaskGenerationPipeline, Pipeline
+
+from .image_reading import ImageLike, read_rgb
+from .processing_sfrecsam import SFRecSamProcessor
+from .segmentation import Segmentation, segment_batch
+
+PROMPTS = ("input_points", "input_labels", "input_boxes")
+OPTIONS = ("mc_samples", "suspicion_threshold", "presence_threshold", "correctors")
+
+
+class _SFRecSamPipeline:
+    """What the pipelines share: an image processor alone is loaded, and what is saved loads by every Auto class."""
+
+    _load_image_processor = True
+    _load_processor = False
+    _load_feature_extractor = False
+    _load_video_processor = False
+    _load_tokenizer = False
+
+    def check_model_type(self, supported_models: Any) -> None:
+        """Says nothing: transformers' list cannot name a model that comes from the Hub."""
+
+    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
+        """Saves the model, which brings the code along, and the processor."""
+        self.model.save_pretrained(save_directory, **kwargs)
+        SFRecSamProcessor(self.image_processor).save_pretrained(save_directory)
+
+
+class LesionSegmentationPipeline(_SFRecSamPipeline, Pipeline):
+    """
+    Outlines the lesion in breast-ultrasound images and says where it is uncertain.
+
+    ```python
+    from transformers import pipeline
+
+    segmenter = pipeline("lesion-segmentation", model="org/sf-recsam", trust_remote_code=True)
+    segmenter("image.png")["mask"].save("mask.png")
+    segmenter("image.png", input_points=[[120, 140]], mc_samples=16)
+    for found in segmenter(dataset["image"], batch_size=8):
+        print(found["measurements"])
+    ```
+    """
+
+    def __call__(
+        self, images: Any, batch_size: int | None = None, num_workers: int | None = None, **options: Any
+    ) -> dict[str, Any] | list[dict[str, Any]] | Iterator[dict[str, Any]]:
+        """
+        Args:
+            images: One image, as a path, URL, PIL image, array or tensor; or a mapping such as a row of a data set,
+                with `image` and, where wanted, its own `input_points`, `input_labels` and `input_boxes`; or a list, a
+                generator, a column of a data set, or any other iterable of these.
+            batch_size (`int`, *optional*): Images at a time, 1 if not given; it does not change the masks.
+            num_workers (`int`, *optional*): Processes that read images.
+            input_points, input_labels, input_boxes (`list`, *optional*):
+                Prompts of one image, in its pixels, as for [`SFRecSamProcessor`]; with several images for each one.
+            mc_samples, suspicion_threshold, presence_threshold, correctors:
+                As for [`SFRecSamModel.forward`].
+
+        Returns:
+            A dictionary for one image, a list of them for a list, and an iterator for anything else:
+
+            - **label** (`str`): `"lesion"`.
+            - **score** (`float`): The model's own estimate of the mask's IoU, in [0, 1].
+            - **presence** (`float`): Probability in [0, 1] that there is a lesion.
+            - **mask** (`PIL.Image.Image` of mode `L`): 255 on the lesion and 0 elsewhere, at the image's size.
+            - **initial_mask** (`PIL.Image.Image` of mode `L`): The same before correction.
+            - **probability** (`numpy.ndarray` of shape `(height, width)`): Of lesion, mean of the samples, in [0, 1].
+            - **uncertainty** (`numpy.ndarray` of shape `(height, width)`): Predictive entropy in bits, in [0, 1].
+            - **box** (`list[int]`, *optional*): `[x1, y1, x2, y2]` around the mask; None where it is empty.
+            - **measurements** (`dict`): As from [`Segmentation.measurements`], in pixels.
+
+        Raises:
+            FileNotFoundError, ValueError: An image, prompt or option cannot be used.
+        """
+        if isinstance(images, list) and not images:
+            raise ValueError("images is empty; pass at least one image.")
+        if not isinstance(images, ImageLike | Mapping | list | Dataset):
+            images = (image for image in images)
+        return super().__call__(images, batch_size=batch_size, num_workers=num_workers, **options)
+
+    def _sanitize_parameters(self, **parameters: Any) -> tuple[dict, dict, dict]:
+        if unknown := sorted(parameters.keys() - {*PROMPTS, *OPTIONS}):
+            raise ValueError(f"{', '.join(unknown)}: this pipeline takes only {', '.join((*PROMPTS, *OPTIONS))}.")
+        chosen = [{name: parameters[name] for name in names if name in parameters} for names in (PROMPTS, OPTIONS)]
+        return *chosen, {}
+
+    def preprocess(self, image: Any, **prompts: Any) -> dict[str, Any]:
+        """Reads one image and takes its prompts along."""
+        if isinstance(image, Mapping):
+            if "image" not in image:
+                raise ValueError(f"A mapping needs the key 'image', but has {', '.join(map(str, image))}.")
+            prompts |= {name: image[name] for name in PROMPTS if image.get(name) is not None}
+            image = image["image"]
+        return {"image": read_rgb(image), "prompts": prompts}
+
+    def _forward(self, inputs: dict[str, Any], **options: Any) -> dict[str, list[Segmentation]]:
+        images, prompts = inputs["image"], inputs["prompts"]
+        pairs = list(zip(images, prompts, strict=True)) if isinstance(images, list) else [(images, prompts)]
+        return {"found": segment_batch(self.model, SFRecSamProcessor(self.image_processor), pairs, **options)}
+
+    def postprocess(self, outputs: dict[str, Any]) -> Any:
+        """The answer for one image."""
+        found = outputs["found"][0] if isinstance(outputs["found"], list) else outputs["found"]
+        measurements = found.measurements()
+        return {
+            "label": self.model.config.id2label[1],
+            "score": found.score,
+            "presence": found.presence,
+            "mask": _picture(found.mask),
+            "initial_mask": _picture(found.initial_mask),
+            "probability": found.probability,
+            "uncertainty": found.uncertainty,
+            "box": measurements["box"],
+            "measurements": measurements,
+        }
+
+
+class SFRecSamImageSegmentationPipeline(LesionSegmentationPipeline):
+    """Task `image-segmentation`: for each image a list with `score`, `label` and `mask`, empty without a lesion."""
+
+    def postprocess(self, outputs: dict[str, Any]) -> list[dict[str, Any]]:
+        """The answer for one image, as other models of this task give it."""
+        found = super().postprocess(outputs)
+        return [] if found["box"] is None else [{name: found[name] for name in ("score", "label", "mask")}]
+
+
+class SFRecSamMaskGenerationPipeline(_SFRecSamPipeline, MaskGenerationPipeline):
+    """Task `mask-generation`: as SAM's, clicks on a grid and keeps the masks that are certain and differ."""
+
+    def preprocess(self, image: ImageLike, **grid: Any) -> Iterator[dict[str, Any]]:
+        """Encodes the image and yields its clicks in batches."""
+        yield from super().preprocess(read_rgb(image), **grid)
+
+    def _forward(self, inputs: dict[str, Any], **filters: Any) -> dict[str, Any]:
+        # Like SAM, three masks and a single pass for each click.
+        return super()._forward({**inputs, "multimask_output": True, "mc_samples": 0}, **filters)
+
+
+def _picture(mask: np.ndarray) -> PIL.Image.Image:
+    return PIL.Image.fromarray(mask.astype(np.uint8) * 255)
+
+
+__all__ = ["LesionSegmentationPipeline", "SFRecSamImageSegmentationPipeline", "SFRecSamMaskGenerationPipeline"]
