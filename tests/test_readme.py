@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sfrecsam_hf.bundled import bundled_checkpoint
-from sfrecsam_hf.readme import with_results
+from sfrecsam_hf.card import with_results
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()

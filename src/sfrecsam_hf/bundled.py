@@ -18,6 +18,11 @@ def bundled_checkpoint() -> Path:
     raise FileNotFoundError("This copy of sfrecsam-hf has no bundled checkpoint; name one with --model.")
 
 
+def bundled_card_template() -> Path:
+    """The template of model cards, in the checkpoint's folder."""
+    return bundled_checkpoint() / "card_template.md"
+
+
 def bundled_space() -> Path:
     """
     Folder of the Space, beside the checkpoint's.

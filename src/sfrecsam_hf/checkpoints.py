@@ -20,7 +20,7 @@ def load_checkpoint(
     Args:
         name (`str`, *optional*): Folder or Hub name; the bundled checkpoint if not given.
         device (`str`, *optional*): Such as `"cpu"` and `"cuda:0"`; the accelerator if there is one.
-        dtype (`str`): `"float32"`, `"bfloat16"` or `"float16"`.
+        dtype (`str`): `"float32"`, `"bfloat16"`, `"float16"`, or `"auto"` for that of the weight file.
 
     Raises:
         FileNotFoundError: There is no such checkpoint.
@@ -30,7 +30,7 @@ def load_checkpoint(
     if device is None:
         device = str(torch.accelerator.current_accelerator() or "cpu") if torch.accelerator.is_available() else "cpu"
     try:
-        model = SFRecSamModel.from_pretrained(source, dtype=getattr(torch, dtype))
+        model = SFRecSamModel.from_pretrained(source, dtype="auto" if dtype == "auto" else getattr(torch, dtype))
         processor = SFRecSamProcessor(SFRecSamImageProcessor.from_pretrained(source))
     except (OSError, HFValidationError) as error:
         raise FileNotFoundError(

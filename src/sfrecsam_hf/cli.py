@@ -58,6 +58,32 @@ def _parser() -> argparse.ArgumentParser:
     job.add_argument("--columns", nargs="+", default=["auto", "oracle-point"], help="prompts (%(default)s)")
     _add_inference(job)
 
+    job = jobs.add_parser("card", help="write the model card of a model repository from its results")
+    job.set_defaults(job=_card)
+    job.add_argument("folder", help="holds a checkpoint, its results.json and figures; README.md is written there")
+    job.add_argument("--name", default="org/sf-recsam", help="Hub name in the quick start (%(default)s)")
+    job.add_argument("--license", default="apache-2.0", help="of the weights (%(default)s)")
+    job.add_argument("--readme", metavar="FILE", help="also write the results table between this file's markers")
+
+    job = jobs.add_parser("push", help="publish a training run on the Hub, with code, card, results and figures")
+    job.set_defaults(job=_push)
+    job.add_argument("run", help="--output of `sfrecsam train`, evaluated into its folder evaluation")
+    job.add_argument("name", help="Hub name, such as org/sf-recsam")
+    job.add_argument("--private", action="store_true", help="only you and your organisation may see it")
+    job.add_argument("--adapters-only", action="store_true", help="what was trained, with a reference to the SAM")
+    job.add_argument("--license", default="apache-2.0", help="of the weights (%(default)s)")
+    job.add_argument(
+        "--no-pictures", dest="pictures", action="store_false", help="leave worst.png out: it shows evaluated images"
+    )
+
+    job = jobs.add_parser("push-data", help="publish a data folder or zip on the Hub as a data set")
+    job.set_defaults(job=_push_data)
+    job.add_argument("source", help="folder or zip with images and masks, as for `sfrecsam data`")
+    job.add_argument("name", help="Hub name, such as org/my-scans")
+    job.add_argument("--split", help="only this split of the data")
+    job.add_argument("--splits", metavar="CSV", help="table with the columns image, group and split")
+    job.add_argument("--private", action="store_true", help="only you and your organisation may see it")
+
     job = jobs.add_parser("demo", help="serve the demo in the browser")
     job.set_defaults(job=_demo)
     job.add_argument("--model", help="checkpoint folder or Hub name; the bundled one if left out")
@@ -190,6 +216,31 @@ def _evaluate(
     write_report(Path(output), results, pixels, dataset, redraw)
     print(table(results))
     print(f"results.json, results.md, worst.png and reliability.png are in {output}")
+
+
+def _card(folder: str, name: str, license: str, readme: str | None) -> None:
+    from pathlib import Path
+
+    from .card import write_card, write_table
+
+    print(f"card: {write_card(folder, name, license)}")
+    if readme is not None:
+        write_table(Path(readme), Path(folder) / "results.json")
+        print(f"results table: {readme}")
+
+
+def _push(run: str, name: str, **options: typing.Any) -> None:
+    from .publishing import push
+
+    print(f"published: {push(run, name, **options)}")
+
+
+def _push_data(source: str, name: str, split: str | None, splits: str | None, private: bool) -> None:
+    from .data import load_folder
+    from .publishing import checked_name, push_data
+
+    checked_name(name)
+    print(f"published: {push_data(load_folder(source, splits, split), name, split, private)}")
 
 
 def _demo(model: str | None, port: int | None) -> None:

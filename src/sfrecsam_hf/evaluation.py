@@ -139,7 +139,7 @@ def _summary(rows: list[dict[str, Any]], pixels: SampledPixels) -> dict[str, Any
     normals = [row for row in rows if not row["lesion"]]
     summary: dict[str, Any] = {}
     for mask in ("initial", "final"):
-        groups = {"lesion": lesions, **_by_label(lesions), **_by_size(lesions)}
+        groups = {"lesion": lesions, **_by_label(lesions), **by_size(lesions)}
         summary[mask] = {name: _means([row[mask] for row in group]) for name, group in groups.items() if group}
     summary["normal"] = {
         "images": len(normals),
@@ -159,7 +159,7 @@ def _by_label(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     return {label: [row for row in rows if row["label"] == label] for label in ("benign", "malignant")}
 
 
-def _by_size(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+def by_size(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     """Terciles of the lesion's share of the image."""
     ordered = sorted(rows, key=lambda row: row["lesion_area"])
     thirds = np.array_split(np.arange(len(ordered)), 3)

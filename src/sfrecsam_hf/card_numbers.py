@@ -1,0 +1,33 @@
+"""How the model card writes numbers."""
+
+PIXELS = ("hd95", "assd")
+
+
+def shown(metric: str, value: float) -> str:
+    """A metric's value: pixels with one decimal, shares with three."""
+    return decimals(value, 1 if metric in PIXELS else 3)
+
+
+def count(number: int) -> str:
+    """A number of parameters: `4.3 M`, `133 M`, or all digits below a million."""
+    if number < 1e6:
+        return f"{number:,}"
+    return f"{number / 1e6:.1f} M" if number < 1e8 else f"{number / 1e6:.0f} M"
+
+
+def percent(share: float, digits: int = 0) -> str:
+    """A share as percentage."""
+    return f"{100 * share:.{digits}f} %"
+
+
+def decimals(value: float | None, digits: int = 3) -> str:
+    """A number with fixed decimals; a dash for what could not be measured."""
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def duration(seconds: float) -> str:
+    """Hours with one decimal, or minutes below an hour, or seconds below a minute."""
+    for unit, size, digits in (("hours", 3600, 1), ("minutes", 60, 0)):
+        if seconds >= size:
+            return f"{seconds / size:.{digits}f} {unit}"
+    return f"{seconds:.0f} seconds"
