@@ -1,5 +1,8 @@
 """What the tests share: a model small enough to run in milliseconds, and a data folder in BUSI's layout."""
 
+import shutil
+from pathlib import Path
+
 import numpy as np
 import PIL.Image
 import pytest
@@ -8,10 +11,13 @@ from hub_server import LOOPBACK, Hub
 from huggingface_hub import constants
 from transformers import SamConfig, SamModel
 
-from sfrecsam_hf import SFRecSamConfig, SFRecSamImageProcessor, SFRecSamModel, SFRecSamProcessor
+from sfrecsam_hf import SFRecSamConfig, SFRecSamImageProcessor, SFRecSamModel, SFRecSamProcessor, TrainingConfig
+from sfrecsam_hf.cli import main
 from sfrecsam_hf.false_corrector import INITIAL_BIAS
+from sfrecsam_hf.training_summary import write_summary
 
 IMAGE_SIZE = 64
+SAMPLES = Path(__file__).resolve().parents[1] / "space" / "samples"
 TINY_PARTS = {
     "vision_config": {
         "hidden_size": 32,
@@ -131,6 +137,23 @@ def busi_folder(tmp_path_factory):
     corner[:5, :7] = 255
     PIL.Image.fromarray(corner).save(root / "benign" / "benign (2)_mask_1.png")
     return root
+
+
+@pytest.fixture(scope="session")
+def evaluated_run(tiny_checkpoint, busi_folder, tmp_path_factory):
+    """A run as `sfrecsam train` leaves it, evaluated on two data sets; nobody may write into it."""
+    run = tmp_path_factory.mktemp("runs") / "evaluated"
+    shutil.copytree(tiny_checkpoint, run / "best")
+    history = run / "history.jsonl"
+    history.write_text('{"stage": 1, "epoch": 3, "step": 123}\n{"stage": 2, "epoch": 2, "step": 45}\n')
+    config = TrainingConfig(train=[str(busi_folder)], validation=str(busi_folder), learning_rate=0.0037)
+    groups = [f"group {index // 2}" for index in range(20)]
+    cost = {"seconds": 7654.0, "processes": 2, "parameters": SFRecSamModel(tiny_config()).num_parameters()}
+    write_summary(run / "best", config, history, [groups[:13]], groups[14:], torch.device("cpu"), **cost)
+    for data, output in ((busi_folder, "evaluation"), (SAMPLES, "evaluation/samples")):
+        options = ["--model", str(run / "best"), "--output", str(run / output), "--samples", "1", "--device", "cpu"]
+        assert main(["evaluate", "--data", str(data), *options]) == 0
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -22,6 +22,7 @@ from .configuration_sfrecsam import SFRecSamConfig
 from .evaluation import METRICS, MOST_UNCERTAIN, table
 
 MARKED = re.compile(r"(<!-- results -->\n).*?(<!-- /results -->)", flags=re.DOTALL)
+NEEDED = {"columns", "data", "images", "machine", "per_image", "split"}
 TAGS = ["breast-ultrasound", "medical", "segment-anything", "uncertainty", "sf-recsam"]
 
 
@@ -37,6 +38,7 @@ def write_card(folder: str | Path, name: str = "org/sf-recsam", license: str = "
 
     Raises:
         FileNotFoundError: There is no checkpoint, or no results.
+        ValueError: The results are something else.
     """
     folder = Path(folder)
     path = folder / "README.md"
@@ -98,6 +100,7 @@ def find_evaluations(folder: Path) -> Iterator[Evaluation]:
 
     Raises:
         FileNotFoundError: The folder itself has no results.
+        ValueError: A `results.json` is something else.
     """
     if not (folder / "results.json").is_file():
         raise FileNotFoundError(
@@ -105,7 +108,17 @@ def find_evaluations(folder: Path) -> Iterator[Evaluation]:
         )
     for path in [folder / "results.json", *sorted(folder.glob("*/results.json"))]:
         prefix = "" if path.parent == folder else f"{path.parent.name}/"
-        yield Evaluation(json.loads(path.read_text()), path.parent, prefix)
+        yield Evaluation(_read_results(path), path.parent, prefix)
+
+
+def _read_results(path: Path) -> dict[str, Any]:
+    try:
+        results = json.loads(path.read_text())
+    except json.JSONDecodeError:
+        results = {}
+    if not set(results) >= NEEDED:
+        raise ValueError(f"{path} was not written by this version's `sfrecsam evaluate`; write it anew.")
+    return results
 
 
 def stored_parameters(folder: Path) -> int:

@@ -15,9 +15,9 @@ def count(number: int) -> str:
     return f"{number / 1e6:.1f} M" if number < 1e8 else f"{number / 1e6:.0f} M"
 
 
-def percent(share: float, digits: int = 0) -> str:
-    """A share as percentage."""
-    return f"{100 * share:.{digits}f} %"
+def percent(share: float | None, digits: int = 0) -> str:
+    """A share as percentage; a dash for what could not be measured."""
+    return "–" if share is None else f"{100 * share:.{digits}f} %"
 
 
 def decimals(value: float | None, digits: int = 3) -> str:

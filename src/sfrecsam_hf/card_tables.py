@@ -102,7 +102,8 @@ class Evaluation:
         lines = ["| image | lesion | presence | Dice | what went wrong |", "|---|---|---|---|---|"]
         sizes = {row["name"]: size for size, rows in by_size(self.lesions).items() for row in rows}
         for row in worst_images(self.results).values():
-            lesion = f"{row['label']}, {sizes[row['name']]}: {percent(row['lesion_area'], 1)} of the image"
+            label = "" if row["label"] == "unknown" else f"{row['label']}, "
+            lesion = f"{label}{sizes[row['name']]}: {percent(row['lesion_area'], 1)} of the image"
             dice = f"{row['initial']['dice']:.2f} → {row['final']['dice']:.2f}"
             lines.append(f"| {row['name']} | {lesion} | {row['presence']:.2f} | {dice} | {what_went_wrong(row)} |")
         return "\n".join(lines)
