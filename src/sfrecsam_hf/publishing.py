@@ -2,12 +2,13 @@
 
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-import httpx
 from datasets import Dataset
-from huggingface_hub import HfApi
-from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled
+from huggingface_hub import HfApi, RepoUrl
+from huggingface_hub.errors import HFValidationError, HTTPError, OfflineModeIsEnabled
 from huggingface_hub.utils import validate_repo_id
 
 from .adapters_only import additions
@@ -45,25 +46,20 @@ def push(
     checked_name(name)
     with tempfile.TemporaryDirectory() as folder:
         stage(run, Path(folder), name, adapters_only, pictures, license, shard_size)
-        api = HfApi()
-        try:
-            address = api.create_repo(name, private=private or None, exist_ok=True)
-            if private and not api.model_info(address.repo_id).private:
-                raise ValueError(f"{name} exists and is public; make it private first, or choose another name.")
-            api.upload_folder(
-                repo_id=address.repo_id,
+        with _one_sentence(name):
+            repository = _repository(name, "model", private)
+            HfApi().upload_folder(
+                repo_id=repository.repo_id,
                 folder_path=folder,
                 commit_message="Checkpoint, code, card and results",
                 delete_patterns=STALE,  # or weights in other shards would lie beside the new ones
             )
-        except (httpx.HTTPError, OfflineModeIsEnabled) as error:
-            raise ValueError(_refusal(name, error)) from error
-    return str(address)
+    return str(repository)
 
 
 def push_data(dataset: Dataset, name: str, split: str | None = None, private: bool = False) -> str:
     """
-    Uploads a data set with its images and returns its Hub name.
+    Uploads a data set with its images and returns its address.
 
     Args:
         dataset (`datasets.Dataset`): With the columns of [`~sfrecsam_hf.data.load_busi`].
@@ -72,13 +68,13 @@ def push_data(dataset: Dataset, name: str, split: str | None = None, private: bo
         private (`bool`): Only you and your organisation may see it.
 
     Raises:
-        ValueError: The name is no Hub name, or the Hub refuses.
+        ValueError: As for [`push`].
     """
     checked_name(name)
-    try:
-        return dataset.push_to_hub(name, split=split or "train", private=private or None).repo_id
-    except (httpx.HTTPError, OfflineModeIsEnabled) as error:
-        raise ValueError(_refusal(name, error)) from error
+    with _one_sentence(name):
+        repository = _repository(name, "dataset", private)
+        dataset.push_to_hub(repository.repo_id, split=split or "train")
+    return str(repository)
 
 
 def stage(
@@ -137,6 +133,21 @@ def checked_name(name: str) -> None:
         raise ValueError(f"{name!r} is no name of a Hub repository; write it as org/name.") from error
 
 
-def _refusal(name: str, error: Exception) -> str:
-    reason = str(error).splitlines()[0].rstrip(".")
-    return f"{name} could not be pushed: {reason}; check the network, and log in with `hf auth login`."
+def _repository(name: str, kind: str, private: bool) -> RepoUrl:
+    """The repository, made if need be, and never a public one if `private`."""
+    api = HfApi()
+    repository = api.create_repo(name, repo_type=kind, private=private or None, exist_ok=True)
+    if private and not api.repo_info(repository.repo_id, repo_type=kind).private:
+        raise ValueError(f"{name} exists and is public; make it private first, or choose another name.")
+    return repository
+
+
+@contextmanager
+def _one_sentence(name: str) -> Iterator[None]:
+    try:
+        yield
+    except (HTTPError, OfflineModeIsEnabled) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise ValueError(
+            f"{name} could not be pushed: {reason}; check the network, and log in with `hf auth login`."
+        ) from error

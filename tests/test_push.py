@@ -1,0 +1,277 @@
+"""`sfrecsam push` and `push-data`: one commit with all that belongs to a model, which then loads from the Hub."""
+
+import re
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from conftest import SAMPLES, randomised, tiny_model, tiny_sam
+from datasets import load_dataset
+from huggingface_hub import HfApi, ModelCard
+from safetensors.torch import load
+
+from sfrecsam_hf import SFRecSamModel
+from sfrecsam_hf.checkpoints import load_checkpoint
+from sfrecsam_hf.cli import main
+from sfrecsam_hf.data import load_busi
+from sfrecsam_hf.publishing import push
+from sfrecsam_hf.training_stages import NEW_MODULES
+
+# A process in which this package cannot be imported.
+WITHOUT_PACKAGE = "import sys; sys.modules['sfrecsam_hf'] = None\n"
+
+
+def run(code: str, folder, hub) -> str:
+    """Runs code in a fresh process, in a folder with `scan.png`, with an empty cache and without this package."""
+    shutil.copy(SAMPLES / "bus_0180-l.png", folder / "scan.png")
+    environment = {"PATH": "", **hub.environment(folder / "cache", token=False), "OMP_NUM_THREADS": "2"}
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_PACKAGE + code],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def same_weights(first: torch.nn.Module, second: torch.nn.Module) -> bool:
+    other = second.state_dict()
+    return all(torch.equal(value, other[name]) for name, value in first.state_dict().items())
+
+
+def sentence(capsys) -> str:
+    """The last line on stderr, below the progress bars."""
+    return capsys.readouterr().err.removesuffix("\n").rsplit("\n", 1)[-1]
+
+
+@pytest.fixture(scope="module")
+def pushed(evaluated_run, hub) -> str:
+    assert main(["push", str(evaluated_run), "org/whole"]) == 0
+    return "org/whole"
+
+
+def test_everything_is_there_in_one_commit(pushed, evaluated_run, hub):
+    files = hub.files(pushed)
+    code = {"modeling_sfrecsam.py", "configuration_sfrecsam.py", "pipeline_sfrecsam.py", "adapters_only.py"}
+    weights = {"config.json", "model.safetensors", "processor_config.json"}
+    measured = {"README.md", "results.json", "worst.png", "reliability.png", "training_summary.json"}
+    assert files.keys() >= code | weights | measured | {"samples/results.json", "samples/worst.png"}
+    assert len(hub.messages(pushed)) == 2, "the first commit is that of the empty repository"
+    for name in ("results.json", "worst.png"):
+        assert files[name] == (evaluated_run / "evaluation" / name).read_bytes()
+    assert not [name for name in files if name.endswith((".bin", ".pkl", ".pt", ".pth"))]
+    everything = b"".join(content for name, content in files.items() if not name.endswith((".png", ".safetensors")))
+    assert str(evaluated_run.parent).encode() not in everything
+
+
+def test_the_card_names_its_repository(pushed, hub):
+    card = ModelCard.load(pushed)
+    assert card.data.model_name == "whole"
+    assert f'model="{pushed}"' in card.text
+    info = HfApi().model_info(pushed)
+    assert (info.pipeline_tag, info.library_name) == ("image-segmentation", "transformers")
+
+
+def test_the_quick_start_of_the_card_runs_without_this_package(pushed, hub, evaluated_run, tmp_path):
+    blocks = re.findall(r"```python\n(.*?)```", ModelCard.load(pushed).text, flags=re.DOTALL)
+    assert len(blocks) == 2
+    out = run("\n".join(blocks), tmp_path, hub)
+    assert "longest_diameter" in out
+    from sfrecsam_hf import segment
+
+    model, processor = load_checkpoint(evaluated_run / "best", "cpu")
+    (found,) = segment(model, processor, [tmp_path / "scan.png"])
+    import PIL.Image
+
+    assert np.array_equal(np.asarray(PIL.Image.open(tmp_path / "mask.png")) > 0, found.mask)
+
+
+def test_pushing_again_changes_nothing(pushed, evaluated_run, hub):
+    before = len(hub.messages(pushed))
+    assert push(evaluated_run, pushed).endswith(pushed)
+    assert len(hub.messages(pushed)) == before
+
+
+def test_large_weights_are_sharded_and_old_ones_leave(evaluated_run, hub, tmp_path):
+    push(evaluated_run, "org/sharded")
+    push(evaluated_run, "org/sharded", shard_size="200KB")
+    files = hub.files("org/sharded")
+    assert "model.safetensors" not in files
+    assert "model.safetensors.index.json" in files
+    assert sum(name.endswith(".safetensors") for name in files) > 2
+    assert len(hub.messages("org/sharded")) == 3, "one commit each"
+    assert same_weights(SFRecSamModel.from_pretrained("org/sharded"), tiny_model())
+    assert ModelCard.load("org/sharded").text.replace("sharded", "whole") == ModelCard.load("org/whole").text
+
+
+def test_private_is_private_and_never_public_by_mistake(pushed, evaluated_run, hub, capsys):
+    assert main(["push", str(evaluated_run), "org/secret", "--private"]) == 0
+    assert hub.repositories["models", "org/secret"].private
+    assert not hub.repositories["models", pushed].private
+    before = hub.messages(pushed)
+    assert main(["push", str(evaluated_run), pushed, "--private"]) == 2
+    assert sentence(capsys).startswith("sfrecsam: org/whole exists and is public; ")
+    assert hub.messages(pushed) == before
+
+
+def test_pictures_of_patients_stay_at_home_if_asked(evaluated_run, hub):
+    assert main(["push", str(evaluated_run), "org/plain", "--no-pictures", "--license", "mit"]) == 0
+    files = hub.files("org/plain")
+    assert not [name for name in files if name.endswith("worst.png")]
+    assert "reliability.png" in files
+    card = ModelCard.load("org/plain")
+    assert "worst.png" not in card.text
+    assert card.data.license == "mit"
+
+
+def test_a_model_repository_can_be_pushed_too(pushed, hub, tmp_path):
+    HfApi().snapshot_download(pushed, local_dir=tmp_path)
+    push(tmp_path, "org/copy")
+    assert hub.files("org/copy").keys() == hub.files(pushed).keys() - {".gitattributes"}
+    assert hub.files("org/copy")["model.safetensors"] == hub.files(pushed)["model.safetensors"]
+
+
+@pytest.fixture(scope="module")
+def extended(hub, evaluated_run, tmp_path_factory):
+    """A SAM on the Hub, a run that trained only what extends it, and that model."""
+    tiny_sam().push_to_hub("org/tiny-sam")
+    commit = HfApi().model_info("org/tiny-sam").sha
+    model = SFRecSamModel.from_sam("org/tiny-sam")
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for name, value in model.named_parameters():
+            if any(part in name for part in NEW_MODULES):
+                value.add_(0.05 * torch.randn(value.shape, generator=generator))
+    # The SAM moves on after the training.
+    randomised(tiny_sam(), seed=9).push_to_hub("org/tiny-sam")
+    folder = tmp_path_factory.mktemp("runs") / "extended"
+    shutil.copytree(evaluated_run, folder)
+    model.save_pretrained(folder / "best")
+    return model, folder, commit
+
+
+def test_adapters_alone_load_as_the_whole_model(extended, hub, pixels):
+    model, folder, commit = extended
+    assert main(["push", str(folder), "org/adapters", "--adapters-only"]) == 0
+    stored = load(hub.files("org/adapters")["model.safetensors"])
+    base = set(tiny_sam().state_dict()) - {"shared_image_embedding.positional_embedding"}
+    assert not base & stored.keys(), "nothing of the SAM but the matrix that two modules share"
+    again, info = SFRecSamModel.from_pretrained("org/adapters", output_loading_info=True)
+    assert same_weights(model, again)
+    assert not info["missing_keys"]
+    assert (again.config.base_model, again.config.base_revision) == ("org/tiny-sam", commit)
+    with torch.no_grad():
+        assert torch.equal(again(pixels).pred_masks, model(pixels).pred_masks)
+    data = ModelCard.load("org/adapters").data
+    assert (data.base_model, data.base_model_relation) == ("org/tiny-sam", "adapter")
+    assert "fetched from its own repository" in ModelCard.load("org/adapters").text
+
+
+def test_adapters_load_as_remote_code_and_can_be_saved_whole(extended, hub, tmp_path):
+    model, folder, _ = extended
+    push(folder, "org/adapters", adapters_only=True)
+    code = """
+from transformers import AutoModel
+model = AutoModel.from_pretrained("org/adapters", trust_remote_code=True)
+model.save_pretrained("whole")
+"""
+    run(code, tmp_path, hub)
+    assert same_weights(model, SFRecSamModel.from_pretrained(tmp_path / "whole"))
+
+
+def test_a_whole_model_names_its_sam_too(extended, hub):
+    model, folder, _ = extended
+    push(folder, "org/finetuned")
+    assert same_weights(model, SFRecSamModel.from_pretrained("org/finetuned"))
+    data = ModelCard.load("org/finetuned").data
+    assert (data.base_model, data.base_model_relation) == ("org/tiny-sam", "finetune")
+
+
+def test_adapters_that_cannot_stand_alone_are_refused(extended, evaluated_run, hub, tmp_path, capsys):
+    _, folder, _ = extended
+    assert main(["push", str(evaluated_run), "org/none", "--adapters-only"]) == 2
+    assert sentence(capsys).startswith("sfrecsam: The model extends no SAM of the Hub ")
+    changed = tmp_path / "changed"
+    shutil.copytree(folder, changed)
+    with torch.no_grad():
+        other = SFRecSamModel.from_pretrained(changed / "best")
+        other.prompt_encoder.no_mask_embed.weight.add_(1.0)
+        other.save_pretrained(changed / "best")
+    assert main(["push", str(changed), "org/none", "--adapters-only"]) == 2
+    assert sentence(capsys).startswith("sfrecsam: Training has changed 1 weights of org/tiny-sam, ")
+    assert ("models", "org/none") not in hub.repositories
+
+
+def test_what_cannot_be_pushed_is_refused_in_one_sentence(evaluated_run, hub, tmp_path, capsys, monkeypatch):
+    def refused(*arguments: str) -> str:
+        before = set(hub.repositories)
+        assert main(["push", *map(str, arguments)]) == 2
+        assert set(hub.repositories) == before
+        error = sentence(capsys)
+        assert error.startswith("sfrecsam: ")
+        return error
+
+    assert "has no checkpoint in best/" in refused(tmp_path / "none", "org/x")
+    assert "is no name of a Hub repository" in refused(evaluated_run, "org/a b")
+    assert "is no name of a Hub repository" in refused(evaluated_run, "https://hub/org/x")
+    bare = tmp_path / "bare"
+    shutil.copytree(evaluated_run / "best", bare / "best")
+    assert re.search(r"bare/evaluation has no results\.json; run `sfrecsam evaluate", refused(bare, "org/x"))
+    damaged = tmp_path / "damaged"
+    shutil.copytree(evaluated_run, damaged)
+    (damaged / "best" / "model.safetensors").write_bytes(b"nothing")
+    assert "truncated or damaged" in refused(damaged, "org/x")
+    monkeypatch.setenv("HF_TOKEN", "hf_wrong")
+    assert re.search(r"org/x could not be pushed: .*log in with", refused(evaluated_run, "org/x"))
+
+
+def test_an_interrupted_push_leaves_the_last_one(evaluated_run, hub, capsys):
+    push(evaluated_run, "org/interrupted")
+    before = hub.files("org/interrupted")
+    with hub.failing("POST", "/commit/", after=0):
+        assert main(["push", str(evaluated_run), "org/interrupted", "--no-pictures"]) == 2
+    assert re.match(r"sfrecsam: org/interrupted could not be pushed: ", sentence(capsys))
+    assert hub.files("org/interrupted") == before
+
+
+def test_a_data_set_comes_back_as_it_was(busi_folder, hub, capsys):
+    assert main(["push-data", str(busi_folder), "org/scans", "--private"]) == 0
+    assert "org/scans" in capsys.readouterr().out
+    assert hub.repositories["datasets", "org/scans"].private
+    back, local = load_dataset("org/scans", split="train"), load_busi(busi_folder)
+    assert back.features == local.features
+    assert len(back) == len(local) == 20
+    for here, there in zip(local, back, strict=True):
+        assert [here[name] for name in ("label", "name", "group")] == [
+            there[name] for name in ("label", "name", "group")
+        ]
+        for name in ("image", "mask"):
+            assert np.array_equal(np.asarray(here[name]), np.asarray(there[name]))
+    stored = b"".join(hub.files("org/scans", kind="datasets").values())
+    assert str(busi_folder.parent).encode() not in stored
+
+
+def test_the_library_call_does_the_same(busi_folder, hub):
+    local = load_busi(busi_folder).select(range(3))
+    local.push_to_hub("org/few")
+    back = load_dataset("org/few", split="train")
+    assert back["name"][:] == local["name"][:]
+    assert np.array_equal(np.asarray(back[2]["mask"]), np.asarray(local[2]["mask"]))
+
+
+def test_only_a_split_may_be_pushed(busi_folder, hub, tmp_path, capsys):
+    splits = tmp_path / "splits.csv"
+    splits.write_text("image,group,split\nbenign/benign (1).png,a,val\nbenign/benign (2).png,b,train\n")
+    options = ["--splits", str(splits), "--split", "val"]
+    assert main(["push-data", str(busi_folder), "org/split", *options]) == 0
+    back = load_dataset("org/split", split="val")
+    assert (back["name"][:], back["group"][:]) == (["benign/benign (1).png"], ["a"])
+    assert main(["push-data", str(busi_folder), "org/a b"]) == 2
+    assert main(["push-data", str(tmp_path / "none"), "org/none"]) == 2
+    assert ("datasets", "org/none") not in hub.repositories
