@@ -250,14 +250,14 @@ class Hub:
         return JSONResponse({"transfer": "basic", "objects": objects})
 
     async def _upload(self, request: Request) -> Response:
-        breaks, content = self._breaks(request), b""
+        breaks, content = self._breaks(request), bytearray()
         async for chunk in request.stream():
             content += chunk
             if breaks is not None and len(content) >= breaks:
                 raise HubError(REFUSED, "Broken")
         if hashlib.sha256(content).hexdigest() != request.path_params["oid"]:
             raise HubError(400, "ChecksumMismatch")
-        self.objects[request.path_params["oid"]] = content
+        self.objects[request.path_params["oid"]] = bytes(content)
         return Response()
 
     async def _verify(self, request: Request) -> Response:
