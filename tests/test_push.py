@@ -12,8 +12,10 @@ from conftest import SAMPLES, randomised, tiny_model, tiny_sam
 from datasets import load_dataset
 from huggingface_hub import HfApi, ModelCard
 from safetensors.torch import load
+from transformers import SamConfig, SamModel
 
 from sfrecsam_hf import SFRecSamModel
+from sfrecsam_hf.adapters_only import additions
 from sfrecsam_hf.checkpoints import load_checkpoint
 from sfrecsam_hf.cli import main
 from sfrecsam_hf.data import load_busi
@@ -183,6 +185,20 @@ model.save_pretrained("whole")
 """
     run(code, tmp_path, hub)
     assert same_weights(model, SFRecSamModel.from_pretrained(tmp_path / "whole"))
+
+
+def test_adapters_of_the_released_size_are_a_small_part(hub, tmp_path):
+    """SAM ViT-B at the paper's geometry, with random weights: its positions are interpolated again on loading."""
+    SamModel(SamConfig()).half().push_to_hub("org/sam-vit-base")
+    model = SFRecSamModel.from_sam("org/sam-vit-base", image_size=256, patch_stride=8, window_size=16)
+    weights = additions(model)
+    model.config.adapters_only = True
+    model.save_pretrained(tmp_path / "adapters", state_dict=dict(weights))
+    again = SFRecSamModel.from_pretrained(tmp_path / "adapters")
+    assert same_weights(model, again)
+    assert again.vision_encoder.pos_embed.shape == (1, 32, 32, 768)
+    whole = sum(value.numel() for value in model.parameters())
+    assert 0 < sum(value.numel() for value in weights.values()) < 0.06 * whole
 
 
 def test_a_whole_model_names_its_sam_too(extended, hub):
