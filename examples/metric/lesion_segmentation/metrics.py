@@ -1,0 +1,1 @@
+../../../src/sfrecsam_hf/metrics.py
