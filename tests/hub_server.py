@@ -94,7 +94,7 @@ class Hub:
         self.objects: dict[str, bytes] = {}
         self.requests: list[tuple[str, str, str]] = []
         self._fault: tuple[str, str, int] | None = None
-        self._broken = False
+        self._broken = self._once = False
 
     def start(self) -> None:
         if self.socket.fileno() < 0:
@@ -126,9 +126,9 @@ class Hub:
         return [message for _, message in self._history(self.repositories[kind, name], revision)]
 
     @contextlib.contextmanager
-    def failing(self, method: str, path: str, after: int) -> Iterator[None]:
+    def failing(self, method: str, path: str, after: int, once: bool = False) -> Iterator[None]:
         """Cuts the first request with `path` in its address after so many bytes of body, and refuses later ones."""
-        self._fault, self._broken = (method, path, after), False
+        self._fault, self._broken, self._once = (method, path, after), False, once
         try:
             yield
         finally:
@@ -139,6 +139,8 @@ class Hub:
         """After how many bytes this request is to break; None for one that is served."""
         self.requests.append((request.method, request.url.path, request.headers.get("range", "")))
         if self._fault is None or request.method != self._fault[0] or self._fault[1] not in request.url.path:
+            return None
+        if self._broken and self._once:
             return None
         if self._broken:
             raise HubError(REFUSED, "Broken")

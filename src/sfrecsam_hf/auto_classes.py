@@ -39,6 +39,10 @@ def register_with_transformers() -> None:
 def _complete(module: ModuleType) -> None:
     for table, entry in NAMES[module.__name__].items():
         getattr(module, table)[MODEL_TYPE] = entry
+    for table in vars(module).values():
+        # Drawn up from the names of the configurations when the module was imported, perhaps before ours was there.
+        if hasattr(table, "_reverse_config_mapping"):
+            table._reverse_config_mapping["SFRecSamConfig"] = MODEL_TYPE
     if module.__name__ == "transformers.pipelines":
         module.SUPPORTED_TASKS["lesion-segmentation"] = {
             "impl": f"{__package__}.pipeline_sfrecsam.LesionSegmentationPipeline",

@@ -140,6 +140,10 @@ class SFRecSamMaskGenerationPipeline(_SFRecSamPipeline, MaskGenerationPipeline):
         """Encodes the image and yields its clicks in batches."""
         yield from super().preprocess(read_rgb(image), **grid)
 
+    def get_iterator(self, inputs: Any, num_workers: int, batch_size: int, *params: dict) -> Iterator[dict[str, Any]]:
+        """Takes one image at a time whatever the batch size, since the clicks of an image are a batch already."""
+        return super().get_iterator(inputs, num_workers, 1, *params)
+
     def _forward(self, inputs: dict[str, Any], **filters: Any) -> dict[str, Any]:
         # Like SAM, three masks and a single pass for each click.
         return super()._forward({**inputs, "multimask_output": True, "mc_samples": 0}, **filters)

@@ -17,9 +17,6 @@ class SFRecSamProcessor(SamProcessor):
         image_processor ([`SFRecSamImageProcessor`]): Prepares the images.
     """
 
-    attributes = ["image_processor"]
-    image_processor_class = "AutoImageProcessor"
-
     def __call__(
         self,
         images: Any,

@@ -1,0 +1,33 @@
+"""A user of the Hub who has never installed this package."""
+
+import os
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+from hub_server import Hub
+
+
+def run_as_stranger(
+    hub: Hub, folder: Path, code: str, path: Path | None = None, **variables: str
+) -> subprocess.CompletedProcess:
+    """
+    Runs `code` in a fresh process, in `folder`, whose cache is `folder / "home"`, without a token.
+
+    The installed libraries are on its path; an editable install of this package is not, since `-S` leaves the `.pth`
+    files of site-packages unread.
+    """
+    code = 'import importlib.util\nassert importlib.util.find_spec("sfrecsam_hf") is None\n' + code
+    libraries = [str(path)] if path else []
+    environment = {
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": os.pathsep.join([*libraries, *dict.fromkeys(map(sysconfig.get_path, ("purelib", "platlib")))]),
+        **hub.environment(str(folder / "home"), token=False),
+        **variables,
+    }
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", code], cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done
