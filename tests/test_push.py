@@ -2,44 +2,25 @@
 
 import re
 import shutil
-import subprocess
-import sys
 
 import numpy as np
+import PIL.Image
 import pytest
 import torch
 from conftest import SAMPLES, randomised, tiny_model, tiny_sam
 from datasets import load_dataset
 from huggingface_hub import HfApi, ModelCard
 from safetensors.torch import load
+from stranger import run_as_stranger
 from transformers import SamConfig, SamModel
 
-from sfrecsam_hf import SFRecSamModel
+from sfrecsam_hf import SFRecSamModel, segment
 from sfrecsam_hf.adapters_only import additions
 from sfrecsam_hf.checkpoints import load_checkpoint
 from sfrecsam_hf.cli import main
 from sfrecsam_hf.data import load_busi
 from sfrecsam_hf.publishing import push
 from sfrecsam_hf.training_stages import NEW_MODULES
-
-# A process in which this package cannot be imported.
-WITHOUT_PACKAGE = "import sys; sys.modules['sfrecsam_hf'] = None\n"
-
-
-def run(code: str, folder, hub) -> str:
-    """Runs code in a fresh process, in a folder with `scan.png`, with an empty cache and without this package."""
-    shutil.copy(SAMPLES / "bus_0180-l.png", folder / "scan.png")
-    environment = {"PATH": "", **hub.environment(folder / "cache", token=False), "OMP_NUM_THREADS": "2"}
-    done = subprocess.run(
-        [sys.executable, "-c", WITHOUT_PACKAGE + code],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 def same_weights(first: torch.nn.Module, second: torch.nn.Module) -> bool:
@@ -83,14 +64,9 @@ def test_the_card_names_its_repository(pushed, hub):
 def test_the_quick_start_of_the_card_runs_without_this_package(pushed, hub, evaluated_run, tmp_path):
     blocks = re.findall(r"```python\n(.*?)```", ModelCard.load(pushed).text, flags=re.DOTALL)
     assert len(blocks) == 2
-    out = run("\n".join(blocks), tmp_path, hub)
-    assert "longest_diameter" in out
-    from sfrecsam_hf import segment
-
-    model, processor = load_checkpoint(evaluated_run / "best", "cpu")
-    (found,) = segment(model, processor, [tmp_path / "scan.png"])
-    import PIL.Image
-
+    shutil.copy(SAMPLES / "bus_0180-l.png", tmp_path / "scan.png")
+    assert "longest_diameter" in run_as_stranger(hub, tmp_path, "\n".join(blocks)).stdout
+    (found,) = segment(*load_checkpoint(evaluated_run / "best", "cpu"), [tmp_path / "scan.png"])
     assert np.array_equal(np.asarray(PIL.Image.open(tmp_path / "mask.png")) > 0, found.mask)
 
 
@@ -183,7 +159,7 @@ from transformers import AutoModel
 model = AutoModel.from_pretrained("org/adapters", trust_remote_code=True)
 model.save_pretrained("whole")
 """
-    run(code, tmp_path, hub)
+    run_as_stranger(hub, tmp_path, code)
     assert same_weights(model, SFRecSamModel.from_pretrained(tmp_path / "whole"))
 
 
