@@ -7,7 +7,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult
 
-from .card_numbers import percent, shown
+from .card_numbers import decimals, percent, shown
 from .evaluation import METRICS, MOST_UNCERTAIN, by_size, worst_images
 
 SHOWN = {
@@ -68,7 +68,7 @@ class Evaluation:
 
     def group_table(self, column: str) -> str:
         """Dice and HD95 of each class and each tercile of lesion size, initial -> corrected."""
-        heads = " | ".join(SHOWN[metric] for metric in OF_GROUPS)
+        heads = " | ".join(f"{SHOWN[metric]}, initial → corrected" for metric in OF_GROUPS)
         lines = [f"| group | images | {heads} |", "|---" * (2 + len(OF_GROUPS)) + "|"]
         initial, final = (self.columns[column][mask] for mask in ("initial", "final"))
         for group in list(final)[1:]:
@@ -80,17 +80,24 @@ class Evaluation:
         return "\n".join(lines)
 
     @cached_property
-    def lesions(self) -> list[dict[str, Any]]:
-        """The rows of the first prompt column's images with a lesion."""
+    def first(self) -> list[dict[str, Any]]:
+        """The rows of the first prompt column's images."""
         first = next(iter(self.columns))
-        return [row for row in self.results["per_image"] if row["column"] == first and row["lesion"]]
+        return [row for row in self.results["per_image"] if row["column"] == first]
+
+    @property
+    def lesions(self) -> list[dict[str, Any]]:
+        """Those with a lesion."""
+        return [row for row in self.first if row["lesion"]]
 
     @property
     def failures(self) -> dict[str, int]:
-        """How many lesion images failed in which way, and what correction did to them."""
+        """How many images failed in which way, and what correction did to them."""
         gains = [row["final"]["dice"] - row["initial"]["dice"] for row in self.lesions]
         return {
             "lesions": len(self.lesions),
+            "normals": len(self.first) - len(self.lesions),
+            "false_alarms": sum(row["predicted_area"] > 0 for row in self.first if not row["lesion"]),
             "missed": sum(row["predicted_area"] == 0 for row in self.lesions),
             "elsewhere": sum(row["predicted_area"] > 0 and row["final"]["dice"] == 0 for row in self.lesions),
             "better": sum(gain > CHANGED for gain in gains),
@@ -99,13 +106,15 @@ class Evaluation:
 
     def worst_table(self) -> str:
         """One line for each picture of `worst.png`: what went wrong, said from what was measured."""
-        lines = ["| image | lesion | presence | Dice | what went wrong |", "|---|---|---|---|---|"]
+        lines = ["| image | lesion, its share | presence | Dice | what went wrong |", "|---|---|---|---|---|"]
         sizes = {row["name"]: size for size, rows in by_size(self.lesions).items() for row in rows}
         for row in worst_images(self.results).values():
             label = "" if row["label"] == "unknown" else f"{row['label']}, "
-            lesion = f"{label}{sizes[row['name']]}: {percent(row['lesion_area'], 1)} of the image"
-            dice = f"{row['initial']['dice']:.2f} → {row['final']['dice']:.2f}"
-            lines.append(f"| {row['name']} | {lesion} | {row['presence']:.2f} | {dice} | {what_went_wrong(row)} |")
+            lesion = f"{label}{sizes[row['name']]}, {percent(row['lesion_area'], 1)}"
+            dice = f"{decimals(row['initial']['dice'], 2)} → {decimals(row['final']['dice'], 2)}"
+            lines.append(
+                f"| {row['name']} | {lesion} | {decimals(row['presence'], 2)} | {dice} | {what_went_wrong(row)} |"
+            )
         return "\n".join(lines)
 
     def eval_results(self) -> list[EvalResult]:
