@@ -29,14 +29,14 @@ NAMES = {
 
 def register_with_transformers() -> None:
     """Completes the tables that are there already, and arranges that the others follow."""
-    # Where transformers looks for the classes of a model type.
-    sys.modules[f"transformers.models.{MODEL_TYPE}"] = sys.modules[__package__]
     sys.meta_path.insert(0, _CompletingFinder)
     for name in NAMES.keys() & sys.modules.keys():
         _complete(sys.modules[name])
 
 
 def _complete(module: ModuleType) -> None:
+    # Where transformers looks for the classes of a model type.
+    sys.modules[f"transformers.models.{MODEL_TYPE}"] = sys.modules[__package__]
     for table, entry in NAMES[module.__name__].items():
         getattr(module, table)[MODEL_TYPE] = entry
     for table in vars(module).values():
