@@ -4,33 +4,57 @@ import csv
 import io
 import json
 import zipfile
+from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import PIL.Image
 
-from pictures import enlarged, enlarged_mask, error_map, report
-from sfrecsam_hf import segment
-from sfrecsam_hf.drawing import overlay as contour_overlay
+from pictures import error_map, mask_picture, report, save, shown, shown_mask
+from sfrecsam_hf import Segmentation, segment
+from sfrecsam_hf.drawing import overlay
 from sfrecsam_hf.image_reading import mask_stem
 from sfrecsam_hf.metrics import overlap
 from staged_model import Controls, StagedModel
 from uploads import MAX_BATCH, read_reference, read_upload
 
-HEADERS = ["Image", "Presence", "Area (px)", "Longest diameter (px)", "Mean uncertainty (bit)", "Dice"]
+HEADERS = ["Image", "Presence", "Area (px)", "Diameters (px)", "Uncertainty (bit)", "Dice"]
+COLUMNS = ["image", "presence", "area", "longest_diameter", "perpendicular_diameter", "mean_uncertainty", "dice"]
 
 
-@dataclass(frozen=True)
+@dataclass
 class BatchAnswer:
-    """Rows of the table, captioned pictures, the zip, and a sentence for each file that could not be used."""
+    """The zip, numbers of each image, captioned pictures, and a sentence for each file that could not be used."""
 
-    rows: list[list[Any]]
-    pictures: list[tuple[str, str]]
     archive: Path
-    problems: list[str]
+    numbers: list[dict[str, Any]] = field(default_factory=list)
+    pictures: list[tuple[str, str]] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+    def rows(self) -> list[list[Any]]:
+        """The numbers as the page shows them."""
+        return [
+            [
+                found["image"],
+                f"{found['presence']:.0%}",
+                found["area"],
+                f"{found['longest_diameter']:.1f} x {found['perpendicular_diameter']:.1f}",
+                f"{found['mean_uncertainty']:.3f}",
+                f"{found['dice']:.3f}" if "dice" in found else "",
+            ]
+            for found in self.numbers
+        ]
+
+    def csv(self) -> str:
+        """The numbers as a table for other programs."""
+        written = io.StringIO()
+        writer = csv.DictWriter(written, COLUMNS, extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(self.numbers)
+        return written.getvalue()
 
 
 def segment_batch(
@@ -42,12 +66,13 @@ def segment_batch(
     progress: Callable[[float, str], None],
 ) -> BatchAnswer:
     """
-    Segments every image that can be read.
+    Segments every image that can be read, one after the other: each as if it were alone.
 
     Args:
         staged ([`StagedModel`]): Model and processor.
         paths (`list[Path]`): Images; at most 32.
-        reference_paths (`list[Path]`): Masks, in any order: `x.png` or `x_mask.png` belongs to the image `x`.
+        reference_paths (`list[Path]`): Masks, in any order: `x.png`, `x_mask.png` and `x_mask_1.png` belong to the
+            image `x`, and several of one image are merged.
         controls ([`Controls`]): As for one image.
         folder (`Path`): Where pictures and zip are written.
         progress (`Callable`): Told the share that is done and what is being done.
@@ -59,63 +84,57 @@ def segment_batch(
         raise ValueError("No images were given; add at least one.")
     if len(paths) > MAX_BATCH:
         raise ValueError(f"{len(paths)} images are too many at once; give at most {MAX_BATCH}.")
-    references = {mask_stem(path.stem): path for path in reference_paths}
-    names, images, truths, problems = [], [], [], []
-    for path in paths:
-        try:
-            image = read_upload(path)
-            reference = references.pop(path.stem, None)
-            truths.append(None if reference is None else read_reference(reference, image))
-        except ValueError as error:
-            problems.append(str(error))
-            continue
-        images.append(image)
-        names.append(path.stem if path.stem not in names else path.name)
-    problems += [f"{path.name} belongs to none of the images." for path in references.values()]
-    if not images:
-        raise ValueError(" ".join(problems))
-
-    answer = BatchAnswer([], [], folder / "sfrecsam.zip", problems)
+    references = defaultdict(list)
+    for path in reference_paths:
+        references[mask_stem(path.stem)].append(path)
+    answer, names = BatchAnswer(folder / "sfrecsam.zip"), set()
     with zipfile.ZipFile(answer.archive, "w", zipfile.ZIP_DEFLATED) as archive:
-        found = segment(staged.model, staged.processor, images, **asdict(controls))
-        for index, (name, image, truth, segmentation) in enumerate(zip(names, images, truths, found, strict=True)):
-            progress((index + 1) / len(images), f"{name}: {index + 1} of {len(images)}")
-            measured = segmentation.measurements()
-            scores = {} if truth is None else overlap(segmentation.mask, truth)
-            row = [measured["presence"], measured["area"], measured["longest_diameter"], measured["mean_uncertainty"]]
-            row = [name, *(round(value, 3) for value in row), round(scores["dice"], 3) if scores else None]
-            answer.rows.append(row)
-            shown = _picture(image, segmentation.mask, truth)
-            picture = folder / f"{name}.png"
-            shown.save(picture, compress_level=1)
-            caption = name if truth is None else f"{name}: Dice {scores['dice']:.3f}"
-            answer.pictures.append((str(picture), caption))
-            mask = PIL.Image.fromarray(segmentation.mask.astype(np.uint8) * 255)
-            archive.writestr(f"{name}_mask.png", _png(mask))
-            archive.writestr(f"{name}_overlay.png", _png(contour_overlay(image, segmentation.mask, truth)))
-            numbers = report(name, segmentation, asdict(controls)) | scores
-            archive.writestr(f"{name}.json", json.dumps(numbers, indent=1))
-            if truth is not None:
-                archive.writestr(f"{name}_errors.png", _png(error_map(image, segmentation.mask, truth)))
-        archive.writestr("table.csv", _table(answer.rows))
+        for index, path in enumerate(paths):
+            progress(index / len(paths), f"{path.name}: {index + 1} of {len(paths)}")
+            try:
+                image = read_upload(path)
+                truths = [read_reference(reference, image) for reference in references.pop(path.stem, [])]
+            except ValueError as error:
+                answer.problems.append(str(error))
+                continue
+            name = path.stem if path.stem not in names else f"{path.stem} ({index + 1})"
+            names.add(name)
+            truth = np.logical_or.reduce(truths) if truths else None
+            (found,) = segment(staged.model, staged.processor, [image], **asdict(controls))
+            _add(answer, archive, name, image, truth, found, controls)
+        archive.writestr("table.csv", answer.csv())
+    left = [path for group in references.values() for path in group]
+    answer.problems.extend(f"{path.name} belongs to none of the images." for path in left)
+    if not answer.numbers:
+        raise ValueError(" ".join(answer.problems))
     return answer
 
 
-def _picture(image: PIL.Image.Image, mask: np.ndarray, truth: np.ndarray | None) -> PIL.Image.Image:
-    large = enlarged(image)
-    mask = enlarged_mask(mask, large.size)
-    if truth is None:
-        return contour_overlay(large, mask)
-    return error_map(large, mask, enlarged_mask(truth, large.size))
+def _add(
+    answer: BatchAnswer,
+    archive: zipfile.ZipFile,
+    name: str,
+    image: PIL.Image.Image,
+    truth: np.ndarray | None,
+    found: Segmentation,
+    controls: Controls,
+) -> None:
+    """Adds one image to the table, the pictures and the zip."""
+    scores = {} if truth is None else overlap(found.mask, truth)
+    answer.numbers.append({"image": name, **found.measurements(), **scores})
+    large = shown(image)
+    mask = shown_mask(found.mask, large.size)
+    picture = overlay(large, mask) if truth is None else error_map(large, mask, shown_mask(truth, large.size))
+    caption = f"{name}: Dice {scores['dice']:.3f}" if scores else name
+    answer.pictures.append((save(picture, answer.archive.with_name(f"{name}.png")), caption))
+    archive.writestr(f"{name}_mask.png", _png(mask_picture(found.mask)))
+    archive.writestr(f"{name}_overlay.png", _png(overlay(image, found.mask, truth)))
+    archive.writestr(f"{name}.json", json.dumps(report(name, found, asdict(controls)) | scores, indent=1))
+    if truth is not None:
+        archive.writestr(f"{name}_errors.png", _png(error_map(image, found.mask, truth)))
 
 
 def _png(picture: PIL.Image.Image) -> bytes:
     written = io.BytesIO()
     picture.save(written, format="PNG")
-    return written.getvalue()
-
-
-def _table(rows: list[list[Any]]) -> str:
-    written = io.StringIO()
-    csv.writer(written).writerows([HEADERS, *rows])
     return written.getvalue()

@@ -9,7 +9,7 @@ import PIL.Image
 import torch
 from matplotlib.figure import Figure
 
-from pictures import enlarged
+from pictures import shown
 from sfrecsam_hf import SFRecSamModel
 from sfrecsam_hf.drawing import heatmap
 from sfrecsam_hf.outputs_sfrecsam import valid_region
@@ -26,7 +26,8 @@ class FrequencyStory:
     What the spatial-frequency branch does with one image.
 
     Args:
-        spectrum (`PIL.Image.Image`): Log magnitude of the input's Fourier transform, zero frequency in the middle.
+        spectrum (`PIL.Image.Image`): Log magnitude of the Fourier transform of what the model sees of the image; zero
+            frequency is in the middle.
         responses (`PIL.Image.Image`): Each stride's learned response over radial frequency.
         energy (`PIL.Image.Image`): Where the filter changes the features, over the image.
         shares (`list[tuple[int, float]]`): Stride, and energy of the change as a share of the features' energy.
@@ -52,26 +53,24 @@ def frequency_story(model: SFRecSamModel, encoded: EncodedImage) -> FrequencySto
     valid = valid_region(pixels, encoded.reshaped_size)
     pyramid = branch(pixels, valid.to(pixels.dtype))
     height, width = encoded.reshaped_size[0].tolist()
-    total, shares = np.zeros(encoded.image.size[::-1]), []
+    picture = shown(encoded.image)
+    total, shares = np.zeros((picture.height, picture.width)), []
     for level, stage in enumerate(branch.stages):
         spatial, stride = stage(pyramid[level]), 2 ** (level + 2)
         change = (pyramid[level + 1] - spatial).float().square().mean(1)[0]
         shares.append((stride, float(change.mean() / spatial.float().square().mean().clamp(min=1e-12))))
         inside = change[: -(-height // stride), : -(-width // stride)].cpu().numpy()
-        layer = PIL.Image.fromarray(inside).resize(encoded.image.size, PIL.Image.Resampling.BILINEAR)
-        total += np.asarray(layer) / max(float(inside.max()), 1e-12)
-    large = enlarged(encoded.image)
-    shown = np.asarray(PIL.Image.fromarray((total / len(shares)).astype(np.float32)).resize(large.size))
+        layer = PIL.Image.fromarray(inside / max(float(inside.max()), 1e-12))
+        total += np.asarray(layer.resize(picture.size, PIL.Image.Resampling.BILINEAR))
     return FrequencyStory(
-        spectrum=_spectrum(encoded.image),
+        spectrum=_spectrum(pixels[0, :, :height, :width].float().mean(0).cpu().numpy()),
         responses=_responses(model),
-        energy=heatmap(large, shown / max(float(shown.max()), 1e-12)),
+        energy=heatmap(picture, total / max(float(total.max()), 1e-12)),
         shares=shares,
     )
 
 
-def _spectrum(image: PIL.Image.Image) -> PIL.Image.Image:
-    gray = np.asarray(image.convert("L"), dtype=np.float32) / 255
+def _spectrum(gray: np.ndarray) -> PIL.Image.Image:
     window = np.outer(np.hanning(gray.shape[0]), np.hanning(gray.shape[1]))  # or the image's edge draws a cross
     magnitude = np.abs(np.fft.fftshift(np.fft.fft2((gray - gray.mean()) * window)))
     level = np.log1p(magnitude)
@@ -81,7 +80,7 @@ def _spectrum(image: PIL.Image.Image) -> PIL.Image.Image:
 
 
 def _responses(model: SFRecSamModel) -> PIL.Image.Image:
-    figure = Figure(figsize=(6, 4.6), dpi=140, layout="constrained")
+    figure = Figure(figsize=(5, 5), dpi=160, layout="constrained")
     axes = figure.add_subplot()
     for level, learned in enumerate(model.branch.filters):
         response = 1 + learned.curve.float().cpu().numpy()
@@ -98,7 +97,7 @@ def _responses(model: SFRecSamModel) -> PIL.Image.Image:
             label=f"stride {2 ** (level + 2)}",
         )
     axes.axhline(1, color="gray", linewidth=1)
-    axes.set(xlabel="radial frequency (0: brightness, 1: finest diagonal speckle)", ylabel="gain (1: unchanged)")
+    axes.set(xlabel="radial frequency (0: brightness, 1: finest speckle)", ylabel="gain (1: unchanged)")
     axes.legend(title="median and 10 to 90 % of channels", frameon=False)
     written = io.BytesIO()
     figure.savefig(written, format="png")

@@ -25,6 +25,9 @@ class Prompt:
     box: tuple[float, float, float, float] | None = None
 
 
+AUTOMATIC = Prompt()
+
+
 @dataclass(frozen=True)
 class Controls:
     """What the sliders say; each field means what it means in [`SFRecSamModel.forward`]."""
@@ -73,6 +76,13 @@ class StagedModel:
         config = self.model.config
         return Controls(
             config.mc_samples, config.suspicion_threshold, config.presence_threshold, tuple(config.correctors)
+        )
+
+    def warm_up(self) -> None:
+        """Answers once for nothing, so that the first visitor does not wait for what is prepared only once."""
+        encoded = self.encode(PIL.Image.new("RGB", (64, 64)))
+        self.correct(
+            encoded, self.decode(encoded, AUTOMATIC, self.default_controls().mc_samples), self.default_controls()
         )
 
     @torch.inference_mode()

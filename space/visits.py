@@ -2,15 +2,18 @@
 
 import itertools
 import shutil
+import tempfile
 import threading
 import time
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import PIL.Image
 
 from sfrecsam_hf import Segmentation, SFRecSamOutput
-from staged_model import Controls, EncodedImage, Prompt, StagedModel
+from staged_model import AUTOMATIC, Controls, EncodedImage, Prompt, StagedModel
 
 IDLE_SECONDS = 3600
 KEPT_ANSWERS = 3
@@ -18,12 +21,11 @@ LESION, BACKGROUND, BOX_CORNER = "Lesion", "Background", "Box corner"
 
 
 @dataclass(frozen=True)
-class Click:
-    """One click on the image, in its pixels."""
+class Guidance:
+    """What a visitor has pointed out so far, and the first corner of a box whose second one is still to come."""
 
-    x: float
-    y: float
-    kind: str
+    prompt: Prompt = AUTOMATIC
+    corner: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -37,57 +39,74 @@ class Answer:
 
 @dataclass
 class Visit:
-    """One visitor's image, clicks, settings and files."""
+    """One visitor's image, guidance, settings and files."""
 
     folder: Path
     controls: Controls
     last_used: float = field(default_factory=time.monotonic)
+    lock: threading.Lock = field(default_factory=threading.Lock)
     uploads: set[Path] = field(default_factory=set)
     encoded: EncodedImage | None = None
     name: str = ""
     encode_ms: float = 0.0
-    clicks: list[Click] = field(default_factory=list)
+    steps: list[Guidance] = field(default_factory=list)
     decoded: dict[Prompt, tuple[int, SFRecSamOutput]] = field(default_factory=dict)
     numbers: itertools.count = field(default_factory=itertools.count)
 
+    @property
+    def guidance(self) -> Guidance:
+        """All that was pointed out on the image."""
+        return self.steps[-1] if self.steps else Guidance()
+
     def open(self, staged: StagedModel, image: PIL.Image.Image, name: str) -> None:
-        """Encodes a new image and forgets the clicks on the last one."""
+        """Encodes a new image and forgets the guidance on the last one."""
         started = time.perf_counter()
         self.encoded = staged.encode(image)
         self.encode_ms = 1000 * (time.perf_counter() - started)
-        self.name, self.clicks, self.decoded = name, [], {}
+        self.name, self.steps, self.decoded = name, [], {}
 
     def close(self) -> None:
         """Forgets the image."""
-        self.encoded, self.name, self.clicks, self.decoded = None, "", [], {}
+        self.encoded, self.name, self.steps, self.decoded = None, "", [], {}
 
     def click(self, x: float, y: float, kind: str) -> None:
         """
-        Adds a click.
+        Adds a point, or a corner of a box: every second corner completes one, which replaces the last.
 
         Raises:
             ValueError: There is no image, or the click lies outside it.
         """
-        if self.encoded is None:
-            raise ValueError("There is no image to click on; drop one or pick a sample first.")
-        width, height = self.encoded.image.size
-        if not (0 <= x <= width and 0 <= y <= height):
-            raise ValueError(f"({x:g}, {y:g}) lies outside the image of {width} x {height} pixels.")
-        self.clicks.append(Click(x, y, kind))
+        self._check_inside(x, y)
+        now = self.guidance
+        if kind != BOX_CORNER:
+            points, labels = (*now.prompt.points, (x, y)), (*now.prompt.labels, int(kind == LESION))
+            self.steps.append(replace(now, prompt=replace(now.prompt, points=points, labels=labels)))
+        elif now.corner is None:
+            self.steps.append(replace(now, corner=(x, y)))
+        else:
+            self.box(*now.corner, x, y)
 
-    def prompt(self) -> Prompt:
-        """The clicks as points and a box; the box joins the last two corners that belong together."""
-        points = [click for click in self.clicks if click.kind != BOX_CORNER]
-        corners = [click for click in self.clicks if click.kind == BOX_CORNER]
-        box = None
-        if len(corners) > 1:
-            first, second = corners[len(corners) // 2 * 2 - 2 : len(corners) // 2 * 2]
-            box = (min(first.x, second.x), min(first.y, second.y), max(first.x, second.x), max(first.y, second.y))
-        return Prompt(
-            points=tuple((click.x, click.y) for click in points),
-            labels=tuple(int(click.kind == LESION) for click in points),
-            box=box,
-        )
+    def box(self, x1: float, y1: float, x2: float, y2: float) -> None:
+        """
+        Sets the box by two opposite corners.
+
+        Raises:
+            ValueError: There is no image, a corner lies outside it, or the box is empty.
+        """
+        self._check_inside(x1, y1)
+        self._check_inside(x2, y2)
+        box = (min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2))
+        if box[0] == box[2] or box[1] == box[3]:
+            raise ValueError("The box is empty; give two corners that differ in x and in y.")
+        self.steps.append(Guidance(replace(self.guidance.prompt, box=box)))
+
+    def undo(self) -> None:
+        """Takes the last click, or the last box that was drawn, back."""
+        self.steps = self.steps[:-1]
+
+    def clear(self) -> None:
+        """Takes all guidance back."""
+        self.steps = []
 
     def answer(self, staged: StagedModel, prompt: Prompt) -> Answer:
         """Answers a prompt; decodes only if this prompt was not decoded before with as many samples."""
@@ -96,7 +115,7 @@ class Visit:
         kept = samples == self.controls.mc_samples
         if not kept:
             decoded = staged.decode(self.encoded, prompt, self.controls.mc_samples)
-            automatic = {key: value for key, value in self.decoded.items() if key == Prompt()}
+            automatic = {key: value for key, value in self.decoded.items() if key == AUTOMATIC}
             self.decoded = {**automatic, prompt: (self.controls.mc_samples, decoded)}
         ready = time.perf_counter()
         segmentation = staged.correct(self.encoded, decoded, self.controls)
@@ -114,6 +133,19 @@ class Visit:
             shutil.rmtree(old)
         return folder
 
+    def delete_files(self, elsewhere: set[Path]) -> None:
+        """Deletes answers and uploads, but none in use `elsewhere`: equal files of two visitors are one on disk."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        for upload in self.uploads - elsewhere:
+            upload.unlink(missing_ok=True)
+
+    def _check_inside(self, x: float, y: float) -> None:
+        if self.encoded is None:
+            raise ValueError("There is no image to point at; drop one or pick a sample first.")
+        width, height = self.encoded.image.size
+        if not (0 <= x <= width and 0 <= y <= height):
+            raise ValueError(f"({x:g}, {y:g}) lies outside the image of {width} x {height} pixels.")
+
 
 class Visits:
     """
@@ -130,27 +162,53 @@ class Visits:
         self._visits: dict[str, Visit] = {}
         self._lock = threading.Lock()
 
-    def of(self, session: str) -> Visit:
-        """The visit of a session, begun if it is new."""
+    @contextmanager
+    def of(self, session: str) -> Iterator[Visit]:
+        """The visit of a session, begun if it is new; a visitor's actions wait for each other."""
         with self._lock:
-            now = time.monotonic()
-            idle = [name for name, visit in self._visits.items() if now - visit.last_used > IDLE_SECONDS]
-            for name in idle:
-                self._forget(name)
-            visit = self._visits.setdefault(session, Visit(self.root / "visits" / session, self.controls))
-            visit.last_used = now
-            return visit
+            if session not in self._visits:
+                self._visits[session] = Visit(Path(tempfile.mkdtemp(prefix="visit-", dir=self.root)), self.controls)
+            visit = self._visits[session]
+            visit.last_used = time.monotonic()
+        with visit.lock:
+            try:
+                yield visit
+            finally:
+                if self._visits.get(session) is not visit:  # the page was closed while this action waited
+                    self._delete(visit)
 
     def leave(self, session: str) -> None:
-        """Ends a visit: nothing of it is left in memory or on disk."""
+        """Ends a visit, when the action that runs is done: nothing of it is left in memory or on disk."""
         with self._lock:
-            self._forget(session)
+            visit = self._visits.pop(session, None)
+        if visit is not None:
+            with visit.lock:
+                self._delete(visit)
 
-    def _forget(self, session: str) -> None:
-        visit = self._visits.pop(session, None)
-        if visit is None:
-            return
-        shutil.rmtree(visit.folder, ignore_errors=True)
-        elsewhere = set().union(*(other.uploads for other in self._visits.values()))
-        for upload in visit.uploads - elsewhere:  # equal files of two visitors are one file on disk
-            upload.unlink(missing_ok=True)
+    def forget_idle(self) -> None:
+        """Ends the visits that were not used for an hour."""
+        deadline = time.monotonic() - IDLE_SECONDS
+        for session in [session for session, visit in self._visits.copy().items() if visit.last_used < deadline]:
+            self.leave(session)
+
+    @contextmanager
+    def forgetting(self) -> Iterator[None]:
+        """Looks for idle visits once a minute."""
+        stop = threading.Event()
+
+        def watch() -> None:
+            while not stop.wait(60):
+                self.forget_idle()
+
+        watcher = threading.Thread(target=watch, daemon=True)
+        watcher.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            watcher.join()
+
+    def _delete(self, visit: Visit) -> None:
+        with self._lock:
+            elsewhere = set().union(*(other.uploads for other in self._visits.values()))
+        visit.delete_files(elsewhere)

@@ -1,21 +1,29 @@
-"""The Space through its API: the masks of `segment`, one encoding per image, visits apart, nothing left behind."""
+"""The Space through its API: the masks of the pipeline, one encoding per image, visits apart, nothing left behind."""
 
 import csv
 import io
+import itertools
 import json
 import re
 import subprocess
 import sys
+import threading
 import zipfile
 from pathlib import Path
 
+import httpx
 import numpy as np
 import PIL.Image
 import pytest
+import torch
+from gradio_client import Client, handle_file
+from gradio_client.exceptions import AppError
+from transformers import pipeline
 
+from explain import frequency_story
 from sfrecsam_hf import segment
-from sfrecsam_hf.bundled import bundled_space
 from sfrecsam_hf.checkpoints import load_checkpoint
+from sfrecsam_hf.drawing import ADDED, CONTOUR, REMOVED
 from sfrecsam_hf.metrics import overlap
 from staged_model import Controls, StagedModel
 from visits import IDLE_SECONDS, Visits
@@ -33,14 +41,10 @@ def loaded(tiny_checkpoint):
 
 @pytest.fixture
 def client(space_page, tmp_path):
-    from gradio_client import Client
-
     return Client(space_page.local_url, download_files=str(tmp_path / "downloads"), verbose=False)
 
 
 def handed(path):
-    from gradio_client import handle_file
-
     return handle_file(str(path))
 
 
@@ -61,20 +65,23 @@ PROMPTS = {
 }
 
 
+@pytest.fixture(scope="module")
+def segmenter(tiny_checkpoint):
+    return pipeline("lesion-segmentation", model=str(tiny_checkpoint), trust_remote_code=True)
+
+
 @pytest.mark.parametrize("prompts", PROMPTS.values(), ids=PROMPTS)
-def test_the_same_mask_as_segment(client, loaded, prompts):
+def test_the_same_mask_as_the_pipeline(client, segmenter, prompts):
     mask, numbers = client.predict(handed(SAMPLES[0]), **prompts, api_name="/segment")
-    given = {"input_points": prompts.get("points"), "input_labels": prompts.get("labels")}
-    given = {name: [value] for name, value in given.items() if value}
-    if "points" in given or "input_points" in given:
-        given.setdefault("input_labels", [[1] * len(prompts["points"])])
+    given = {f"input_{name}": value for name, value in prompts.items() if name != "box"}
     if "box" in prompts:
         given["input_boxes"] = [prompts["box"]]
-    wanted = expected(loaded, SAMPLES[0], given)
-    assert np.array_equal(pixels(mask), wanted.mask)
-    assert 0 < wanted.mask.sum() < wanted.mask.size
-    for name, value in wanted.measurements().items():
+    wanted = segmenter(str(SAMPLES[0]), **given)
+    assert np.array_equal(pixels(mask), np.asarray(wanted["mask"]) > 0)
+    assert 0 < wanted["measurements"]["area"] < pixels(mask).size
+    for name, value in wanted["measurements"].items():
         assert numbers[name] == pytest.approx(value, abs=1e-5), name
+    assert numbers["estimated_iou"] == pytest.approx(wanted["score"], abs=1e-5)
     assert "not for diagnosis" in numbers["notice"]
 
 
@@ -131,42 +138,68 @@ def test_controls_repeat_only_what_they_must(client, stages):
     assert "encode" not in stages
 
 
+OPENING = (2, 0.5, 0.5, ["fp", "fn"])
+
+
+def area(answer) -> str:
+    """As the last table of an answer says it."""
+    return dict(answer[-1])["Area"]
+
+
 def test_clicks_answer_from_the_image_encoded_once(client, loaded, stages):
-    controls = (2, 0.5, 0.5, ["fp", "fn"])
-    opened = client.predict(handed(SAMPLES[0]), *controls, api_name="/open_image")
-    area = dict(row_pairs(opened[-1]))["Area"]
-    clicked = client.predict(100, 120, "Lesion", api_name="/click")
+    opened = client.predict(handed(SAMPLES[0]), *OPENING, api_name="/open_image")
+    client.predict(100, 120, "Lesion", api_name="/click")
     clicked = client.predict(20, 30, "Background", api_name="/click")
     wanted = expected(loaded, SAMPLES[0], {"input_points": [[100, 120], [20, 30]], "input_labels": [1, 0]})
-    assert dict(row_pairs(clicked[-1]))["Area"].startswith(f"{wanted.mask.sum():,} px")
+    assert area(clicked).startswith(f"{wanted.mask.sum():,} px")
     assert stages.count("encode") == 1
     assert "encoded **once**" in clicked[1]
     client.predict(150, 160, "Box corner", api_name="/click")
     boxed = client.predict(40, 60, "Box corner", api_name="/click")
     prompts = {"input_points": [[100, 120], [20, 30]], "input_labels": [1, 0], "input_boxes": [[40, 60, 150, 160]]}
     wanted = expected(loaded, SAMPLES[0], prompts)
-    assert dict(row_pairs(boxed[-1]))["Area"].startswith(f"{wanted.mask.sum():,} px")
-    undone = client.predict(api_name="/undo")
-    assert undone[-1]["data"] == clicked[-1]["data"]
-    cleared = client.predict(api_name="/clear")
-    assert dict(row_pairs(cleared[-1]))["Area"] == area
+    assert area(boxed).startswith(f"{wanted.mask.sum():,} px")
+    assert len({area(answer) for answer in (opened, clicked, boxed)}) == 3
+    corner = client.predict(api_name="/undo")
+    assert area(corner) == area(clicked)
+    with pytest.raises(AppError, match="box is empty"):
+        client.predict(150, 160, "Box corner", api_name="/click")
+    assert area(client.predict(api_name="/clear")) == area(opened)
     assert stages.count("encode") == 1
 
 
-def row_pairs(table):
-    return [tuple(row) for row in table["data"]]
-
-
 def test_two_visitors_do_not_meet(space_page, tmp_path, stages):
-    from gradio_client import Client
-
-    controls = (2, 0.5, 0.5, ["fp", "fn"])
     first, second = (Client(space_page.local_url, download_files=str(tmp_path), verbose=False) for _ in range(2))
-    alone = first.predict(handed(SAMPLES[0]), *controls, api_name="/open_image")
-    second.predict(handed(SAMPLES[1]), *controls, api_name="/open_image")
+    alone = first.predict(handed(SAMPLES[0]), *OPENING, api_name="/open_image")
+    second.predict(handed(SAMPLES[1]), *OPENING, api_name="/open_image")
     second.predict(60, 60, "Lesion", api_name="/click")
     again = first.predict(api_name="/clear")
-    assert again[-1]["data"] == alone[-1]["data"]
+    assert again[-1] == alone[-1]
+
+
+def test_two_at_a_time_and_the_others_wait(space_page, loaded, tmp_path, monkeypatch):
+    visitors, inside, most, both = 6, 0, 0, threading.Barrier(2)
+    encode, lock = StagedModel.encode, threading.Lock()
+
+    def noted(*args):
+        nonlocal inside, most
+        with lock:
+            inside += 1
+            most = max(most, inside)
+        both.wait(timeout=60)  # goes on only with another one beside it
+        answer = encode(*args)
+        with lock:
+            inside -= 1
+        return answer
+
+    monkeypatch.setattr(StagedModel, "encode", noted)
+    clients = [Client(space_page.local_url, download_files=str(tmp_path), verbose=False) for _ in range(visitors)]
+    jobs = [
+        client.submit(handed(sample), api_name="/segment") for client, sample in zip(clients, SAMPLES, strict=True)
+    ]
+    for job, sample in zip(jobs, SAMPLES, strict=True):
+        assert np.array_equal(pixels(job.result()[0]), expected(loaded, sample).mask)
+    assert most == 2
 
 
 def broken_png(folder):
@@ -199,6 +232,12 @@ def huge_picture(folder):
     return path
 
 
+def heavy_file(folder):
+    path = folder / "heavy.png"
+    path.write_bytes(SAMPLES[0].read_bytes() + bytes(20_500_000))
+    return path
+
+
 def dicom(folder):
     path = folder / "frame.dcm"
     path.write_bytes(bytes(128) + b"DICM" + bytes(100))
@@ -212,13 +251,12 @@ BAD_FILES = {
     vector_picture: "not an image",
     huge_picture: "16 million",
     dicom: "DICOM",
+    heavy_file: "larger than 20 MB",
 }
 
 
 @pytest.mark.parametrize(("make", "said"), BAD_FILES.items(), ids=[make.__name__ for make in BAD_FILES])
 def test_bad_files_are_refused_in_one_sentence(client, tmp_path, make, said):
-    from gradio_client.exceptions import AppError
-
     path = make(tmp_path)
     with pytest.raises(AppError, match=said) as refused:
         client.predict(handed(path), api_name="/segment")
@@ -227,57 +265,122 @@ def test_bad_files_are_refused_in_one_sentence(client, tmp_path, make, said):
     assert "sfrecsam-" not in str(refused.value)
 
 
+def test_an_upload_ends_where_the_limit_is_passed(space_page):
+    files = {"files": ("heavy.png", bytes(22_000_000))}
+    assert httpx.post(f"{space_page.local_url}gradio_api/upload", files=files).status_code == 413
+
+
 @pytest.mark.parametrize(
     ("prompts", "said"),
     [
         ({"points": [[5000, 5]]}, "outside"),
         ({"points": [[5, 5]], "labels": [1, 1]}, "labels"),
         ({"points": [5, 5]}, "points"),
+        ({"points": [[5, "left"]]}, "points"),
+        ({"points": [[5, 5]], "labels": [2]}, "labels"),
         ({"box": [1, 2, 3]}, "box"),
+        ({"box": [10, 20, 10, 90]}, "empty"),
+        ({"mc_samples": 1000}, "maximum"),
     ],
 )
-def test_bad_prompts_are_refused(client, prompts, said):
-    from gradio_client.exceptions import AppError
-
+def test_bad_prompts_and_settings_are_refused(client, prompts, said):
     with pytest.raises(AppError, match=said):
         client.predict(handed(SAMPLES[0]), **prompts, api_name="/segment")
 
 
-def test_batch_gives_table_and_zip_and_compares(client, loaded, tmp_path):
-    masks = [path.with_name(f"{path.stem}_mask.png") for path in SAMPLES[:2]]
-    images = [handed(path) for path in [*SAMPLES[:3], text_file(tmp_path)]]
-    table, gallery, archive, said = client.predict(images, [handed(path) for path in masks], api_name="/batch")
-    assert [row[0] for row in table["data"]] == [path.stem for path in SAMPLES[:3]]
-    assert "letter.png" in said
-    assert len(gallery) == 3
+def mask_of(sample):
+    return sample.with_name(f"{sample.stem}_mask.png")
+
+
+def unpacked(archive) -> dict[str, bytes]:
     with zipfile.ZipFile(archive) as opened:
-        names = set(opened.namelist())
-        rows = list(csv.DictReader(io.StringIO(opened.read("table.csv").decode())))
-        for index, path in enumerate(SAMPLES[:3]):
-            wanted = expected(loaded, path)
-            mask = np.asarray(PIL.Image.open(io.BytesIO(opened.read(f"{path.stem}_mask.png")))) > 0
-            assert np.array_equal(mask, wanted.mask)
-            assert json.loads(opened.read(f"{path.stem}.json"))["area"] == wanted.mask.sum()
-            assert f"{path.stem}_overlay.png" in names
-            assert (f"{path.stem}_errors.png" in names) == (index < 2)
-            dice = "" if index == 2 else f"{overlap(wanted.mask, pixels(masks[index]))['dice']:.3f}"
-            assert rows[index]["Dice"] == "" if index == 2 else float(rows[index]["Dice"]) == float(dice)
+        return {name: opened.read(name) for name in opened.namelist()}
+
+
+def test_batch_gives_table_and_zip_and_compares(client, loaded, tmp_path):
+    images = [handed(path) for path in [*SAMPLES[:3], text_file(tmp_path)]]
+    references = [handed(mask_of(path)) for path in SAMPLES[:2]]
+    table, gallery, archive, said = client.predict(images, references, api_name="/batch")
+    assert [row[0] for row in table["data"]] == [path.stem for path in SAMPLES[:3]]
+    assert "3 segmented, 1 left out. letter.png" in said
+    assert len(gallery) == 3
+    files = unpacked(archive)
+    rows = list(csv.DictReader(io.StringIO(files["table.csv"].decode())))
+    for index, path in enumerate(SAMPLES[:3]):
+        wanted = expected(loaded, path)
+        assert np.array_equal(pixels(io.BytesIO(files[f"{path.stem}_mask.png"])), wanted.mask)
+        assert f"{path.stem}_overlay.png" in files
+        numbers = json.loads(files[f"{path.stem}.json"])
+        assert numbers["area"] == int(rows[index]["area"]) == table["data"][index][2] == wanted.mask.sum()
+        if index < 2:
+            truth = pixels(mask_of(path))
+            dice = overlap(wanted.mask, truth)["dice"]
+            assert numbers["dice"] == float(rows[index]["dice"]) == pytest.approx(dice)
+            assert table["data"][index][-1] == f"{dice:.3f}"
+            errors = np.asarray(PIL.Image.open(io.BytesIO(files[f"{path.stem}_errors.png"])))
+            assert np.array_equal((errors == ADDED).all(-1), wanted.mask & ~truth)
+            assert np.array_equal((errors == REMOVED).all(-1), truth & ~wanted.mask)
+        else:
+            assert rows[index]["dice"] == table["data"][index][-1] == ""
+            assert f"{path.stem}_errors.png" not in files
+
+
+def test_several_masks_of_one_image_are_merged(client, loaded, tmp_path):
+    truth = pixels(mask_of(SAMPLES[0]))
+    rows = np.arange(len(truth))[:, None] < np.nonzero(truth)[0].mean()
+    for name, part in (
+        (f"{SAMPLES[0].stem}_mask.png", truth & rows),
+        (f"{SAMPLES[0].stem}_mask_1.png", truth & ~rows),
+    ):
+        PIL.Image.fromarray(part).save(tmp_path / name)
+    parts = [handed(path) for path in sorted(tmp_path.glob("*_mask*.png"))]
+    table, *_ = client.predict([handed(SAMPLES[0])], parts, api_name="/batch")
+    assert table["data"][0][-1] == f"{overlap(expected(loaded, SAMPLES[0]).mask, truth)['dice']:.3f}"
+
+
+def test_images_of_the_same_name_are_kept_apart(client, loaded, tmp_path):
+    copies = []
+    for index, sample in enumerate(SAMPLES[:3]):
+        (tmp_path / str(index)).mkdir()
+        copies.append(tmp_path / str(index) / "scan.png")
+        copies[-1].write_bytes(sample.read_bytes())
+    *_, archive, _ = client.predict([handed(copy) for copy in copies], None, api_name="/batch")
+    files = unpacked(archive)
+    masks = [pixels(io.BytesIO(content)) for name, content in files.items() if name.endswith("_mask.png")]
+    assert [mask.sum() for mask in masks] == [expected(loaded, sample).mask.sum() for sample in SAMPLES[:3]]
 
 
 def test_too_many_images_at_once(client):
-    from gradio_client.exceptions import AppError
-
     with pytest.raises(AppError, match="at most 32"):
         client.predict([handed(SAMPLES[0])] * 33, None, api_name="/batch")
 
 
 def test_a_reference_of_another_size_is_refused(client, tmp_path):
-    from gradio_client.exceptions import AppError
-
     reference = tmp_path / f"{SAMPLES[0].stem}_mask.png"
     PIL.Image.new("1", (10, 10)).save(reference)
     with pytest.raises(AppError, match="same size"):
         client.predict([handed(SAMPLES[0])], [handed(reference)], api_name="/batch")
+
+
+def test_a_huge_image_is_shown_smaller_but_segmented_at_its_size(client, tmp_path):
+    path = tmp_path / "poster.png"
+    PIL.Image.open(SAMPLES[0]).resize((2000, 3000)).save(path)
+    image, contour, *_ = client.predict(handed(path), *OPENING, api_name="/open_image")
+    assert max(PIL.Image.open(image).size) == max(PIL.Image.open(contour).size) == 1600
+    mask, numbers = client.predict(handed(path), points=[[1900, 2900]], api_name="/segment")
+    assert PIL.Image.open(mask).size == (numbers["width"], numbers["height"]) == (2000, 3000)
+
+
+def test_files_of_the_server_are_none_of_a_visitors_business(space_page, client, tmp_path):
+    private = tmp_path / "private.png"
+    private.write_bytes(SAMPLES[0].read_bytes())
+    named = {"path": str(private), "meta": {"_type": "gradio.FileData"}}
+    call = f"{space_page.local_url}gradio_api/call/segment"
+    started = httpx.post(call, json={"data": [named, [], [], [], 2, 0.5, 0.5, []]})
+    answer = httpx.get(f"{call}/{started.json()['event_id']}", timeout=60)
+    assert "event: error" in answer.text
+    assert "event: complete" not in answer.text
+    assert client.predict(handed(private), api_name="/segment"), "the same file is fine when it is handed over"
 
 
 def test_nothing_is_left_when_a_visit_ends(tmp_path, loaded):
@@ -285,29 +388,109 @@ def test_nothing_is_left_when_a_visit_ends(tmp_path, loaded):
     PIL.Image.open(SAMPLES[0]).save(upload)
     staged = StagedModel(*loaded)
     for session in ("a", "b"):
-        visit = visits.of(session)
-        visit.uploads.add(upload)
-        visit.open(staged, PIL.Image.open(upload).convert("RGB"), upload.name)
-        (visit.new_folder("segment") / "mask.png").touch()
+        with visits.of(session) as visit:
+            visit.uploads.add(upload)
+            visit.open(staged, PIL.Image.open(upload).convert("RGB"), upload.name)
+            (visit.new_folder("segment") / f"{session}.png").touch()
     visits.leave("a")
     assert upload.exists(), "the other visitor still uses an equal file"
-    assert not (tmp_path / "visits" / "a").exists()
+    assert [path.name for path in tmp_path.rglob("*.png")].count("b.png") == 1
+    assert not list(tmp_path.rglob("a.png"))
     visits.leave("b")
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
-    assert visits.of("b").encoded is None
+    with visits.of("b") as visit:
+        assert visit.encoded is None
+
+
+def test_an_answer_that_comes_after_the_visitor_left_is_deleted_too(tmp_path):
+    visits, upload = Visits(tmp_path, CONTROLS), tmp_path / "upload.png"
+    upload.touch()
+    inside, go_on = threading.Event(), threading.Event()
+
+    def answer():
+        with visits.of("a") as visit:
+            inside.set()
+            go_on.wait()
+            visit.uploads.add(upload)
+            (visit.new_folder("segment") / "mask.png").touch()
+
+    answering = threading.Thread(target=answer)
+    leaving = threading.Thread(target=visits.leave, args=("a",))
+    answering.start()
+    inside.wait()
+    leaving.start()
+    go_on.set()
+    for thread in (answering, leaving):
+        thread.join()
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
 def test_a_forgotten_visit_ends_by_itself(tmp_path):
     visits = Visits(tmp_path, CONTROLS)
-    (visits.of("idle").new_folder("segment") / "mask.png").touch()
-    visits.of("idle").last_used -= IDLE_SECONDS + 1
-    visits.of("other")
-    assert not (tmp_path / "visits" / "idle").exists()
+    for session in ("idle", "busy"):
+        with visits.of(session) as visit:
+            (visit.new_folder("segment") / f"{session}.png").touch()
+            visit.last_used -= IDLE_SECONDS + 1 if session == "idle" else 0
+    visits.forget_idle()
+    assert [path.name for path in tmp_path.rglob("*.png")] == ["busy.png"]
 
 
-def test_no_telemetry_and_a_limit_on_uploads(space_page):
+def test_no_telemetry(space_page):
     assert space_page.analytics_enabled is False
     assert space_page.config["analytics_enabled"] is False
+
+
+@pytest.fixture
+def encoded(tiny_checkpoint):
+    """A model of its own, and an image that it encoded."""
+    staged = StagedModel(*load_checkpoint(tiny_checkpoint, "cpu"))
+    return staged.model, staged.encode(PIL.Image.open(SAMPLES[0]).convert("RGB"))
+
+
+def test_a_neutral_filter_changes_nothing_and_is_shown_so(encoded):
+    model, image = encoded
+    lively = frequency_story(model, image)
+    assert all(share > 1e-4 for _, share in lively.shares)
+    for learned in model.branch.filters:
+        torch.nn.init.zeros_(learned.curve)
+    neutral = frequency_story(model, image)
+    assert all(share < 1e-9 for _, share in neutral.shares)
+    assert neutral.spectrum == lively.spectrum
+    assert neutral.responses != lively.responses
+    assert neutral.energy != lively.energy
+
+
+def test_the_energy_is_that_of_what_is_added(encoded):
+    model, image = encoded
+    for learned, fusion in zip(model.branch.filters, model.branch.fusions, strict=True):
+        torch.nn.init.ones_(learned.curve)  # gain 2: what is added equals what was there
+        torch.nn.init.constant_(fusion.position_gate.bias, 100.0)  # and all of it is taken
+    assert [share for _, share in frequency_story(model, image).shares] == pytest.approx([1.0, 1.0], rel=1e-4)
+
+
+def test_the_spectrum_shows_the_frequency_of_a_grating(encoded, loaded):
+    model, _ = encoded
+    columns = 127 + 127 * np.sin(np.arange(64) * 2 * np.pi / 8)
+    grating = PIL.Image.fromarray(np.tile(columns.astype(np.uint8), (64, 1))).convert("RGB")
+    spectrum = np.asarray(frequency_story(model, StagedModel(*loaded).encode(grating)).spectrum).sum(-1)
+    row, column = np.unravel_index(spectrum.argmax(), spectrum.shape)
+    assert row == pytest.approx(256, abs=8)
+    assert abs(column - 256) == pytest.approx(512 / 8, abs=8)  # one eighth of the sampling frequency
+
+
+# Viénot, Brettel, Mollon 1999: what is left of linear RGB without long-wave and without middle-wave cones.
+BLINDNESS = {
+    "protanopia": [[0.1124, 0.8876, 0], [0.1124, 0.8876, 0], [0.004, -0.004, 1]],
+    "deuteranopia": [[0.2928, 0.7072, 0], [0.2928, 0.7072, 0], [-0.0223, 0.0223, 1]],
+}
+
+
+@pytest.mark.parametrize("seen", BLINDNESS.values(), ids=BLINDNESS)
+def test_colours_can_be_told_apart_without_red_or_green_cones(seen):
+    linear = [(np.array(colour) / 255) ** 2.2 for colour in (ADDED, REMOVED, CONTOUR)]
+    left = [(np.array(seen) @ colour).clip(0, 1) ** (1 / 2.2) for colour in linear]
+    for first, second in itertools.combinations(left, 2):
+        assert np.linalg.norm(first - second) > 0.3
 
 
 def test_the_example_in_the_readme_runs(space_page):
@@ -320,10 +503,6 @@ def test_the_example_in_the_readme_runs(space_page):
     assert "_mask.png" in done.stdout
 
 
-def test_the_space_has_what_a_space_needs():
-    header = (SPACE / "README.md").read_text().split("---")[1]
-    for key in ("sdk: gradio", "app_file: app.py", "license:", "sdk_version:"):
-        assert key in header
-    assert (SPACE / "requirements.txt").is_file()
-    assert (SPACE / "samples" / "LICENSE.txt").is_file()
-    assert bundled_space() == SPACE
+def test_every_endpoint_that_the_readme_names_is_there_and_no_other(client):
+    served = client.view_api(return_format="dict")["named_endpoints"]
+    assert set(served) == set(re.findall(r"`(/\w+)`", (SPACE / "README.md").read_text()))

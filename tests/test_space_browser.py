@@ -1,5 +1,6 @@
 """The Space in a real browser, as a visitor uses it: with a mouse, with a keyboard, on a desktop and on a phone."""
 
+import base64
 import io
 import os
 import re
@@ -14,9 +15,11 @@ import PIL.Image
 import pytest
 from playwright.sync_api import expect, sync_playwright
 
+import batch
 from sfrecsam_hf import segment
 from sfrecsam_hf.checkpoints import load_checkpoint
-from visits import Visits
+from uploads import read_upload
+from visits import Visit
 
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLES = sorted(path for path in (ROOT / "space" / "samples").glob("*.png") if not path.stem.endswith("_mask"))
@@ -42,21 +45,26 @@ def artefacts():
 
 @pytest.fixture
 def visit(browser, space_page):
-    """Opens the page for one more visitor; at the end no request may have left the server or failed."""
+    """Opens the page for one more visitor; at the end nothing may have been asked of any other server, or failed."""
     contexts, trouble = [], []
 
-    def check(response):
-        if urlsplit(response.url).hostname not in ("127.0.0.1", None) or response.status >= 400:
+    def asked(request):
+        if urlsplit(request.url).hostname not in ("127.0.0.1", None):
+            trouble.append(request.url)
+
+    def answered(response):
+        if response.status >= 400:
             trouble.append(f"{response.status} {response.url}")
 
-    def opened(viewport=DESKTOP, query=""):
-        context = browser.new_context(viewport=viewport, accept_downloads=True)
+    def opened(viewport=DESKTOP, **options):
+        context = browser.new_context(viewport=viewport, accept_downloads=True, **options)
         context.set_default_timeout(PATIENCE_MS)
         contexts.append(context)
         page = context.new_page()
-        page.on("response", check)
+        page.on("request", asked)
+        page.on("response", answered)
         page.on("pageerror", lambda error: trouble.append(str(error)))
-        page.goto(space_page.local_url + query)
+        page.goto(space_page.local_url)
         expect(page.locator("#samples button").first).to_be_visible(timeout=PATIENCE_MS)
         return page
 
@@ -90,24 +98,48 @@ def expect_another(page, name, previous):
 
 
 def value_of(page, table, measure):
-    row = page.locator(f"#{table} [role=row][data-index]").filter(has_text=measure)
-    return row.locator("[role=gridcell]").nth(1).inner_text().strip()
+    return page.locator(f"#{table} tr").filter(has_text=measure).locator("td").inner_text()
 
 
 def photograph(page, path):
-    page.wait_for_function("[...document.images].every(picture => picture.complete)")
+    for picture in page.locator("img:visible").all():  # pictures far below are loaded when they are scrolled to
+        picture.scroll_into_view_if_needed()
+    page.wait_for_function("[...document.images].every(x => x.complete || !x.checkVisibility())")
+    page.evaluate("scrollTo(0, 0)")
     page.screenshot(path=path, full_page=True)
 
 
+def at(page, name, x, y):
+    """The place at a share of a picture's width and height."""
+    picture = page.locator(f"#{name} img")
+    picture.scroll_into_view_if_needed()
+    box = picture.bounding_box()
+    return box["x"] + x * box["width"], box["y"] + y * box["height"]
+
+
 def click_image(page, x, y):
-    """Clicks at a share of the guide image's width and height."""
-    box = page.locator("#guide img").bounding_box()
     before = source(page, "guide")
-    page.mouse.click(box["x"] + x * box["width"], box["y"] + y * box["height"])
+    page.mouse.click(*at(page, "guide", x, y))
     expect_another(page, "guide", before)
 
 
-def test_upload(visit, artefacts):
+def drag(page, start, end):
+    page.mouse.move(*at(page, "guide", *start))
+    page.mouse.down()
+    page.mouse.move(*at(page, "guide", *end), steps=5)
+    page.mouse.up()
+
+
+def tab_to(page, selector):
+    """Presses Tab until something in `selector` has the focus."""
+    for _ in range(80):
+        page.keyboard.press("Tab")
+        if page.evaluate("selector => document.activeElement.closest(selector) !== null", selector):
+            return
+    raise AssertionError(f"{selector} cannot be reached with the keyboard")
+
+
+def test_upload(visit):
     page = visit()
     page.set_input_files("#image input[type=file]", SAMPLES[1])
     expect_answer(page, SAMPLES[1].stem)
@@ -116,26 +148,77 @@ def test_upload(visit, artefacts):
     assert page.locator("#before-after img").count() == 2
     assert "px" in value_of(page, "measurements", "Area")
     expect(page.get_by_text("not for diagnosis")).to_be_visible()
-    photograph(page, artefacts / "desktop.png")
 
 
-def test_a_sample_is_reached_and_opened_without_a_mouse(visit):
+def test_drop(visit):
     page = visit()
-    for _ in range(60):
-        page.keyboard.press("Tab")
-        if page.evaluate("document.activeElement.closest('#samples') !== null"):
-            break
+    content = base64.b64encode(SAMPLES[1].read_bytes()).decode()
+    dropped = page.evaluate_handle(
+        """async content => {
+            const blob = await (await fetch(`data:image/png;base64,${content}`)).blob();
+            const transfer = new DataTransfer();
+            transfer.items.add(new File([blob], "dropped.png", {type: "image/png"}));
+            return transfer;
+        }""",
+        content,
+    )
+    page.get_by_label("Drop an image file here").first.dispatch_event("drop", {"dataTransfer": dropped})
+    expect_answer(page, "dropped")
+
+
+def test_paste(visit):
+    page = visit(permissions=["clipboard-read", "clipboard-write"])
+    content = base64.b64encode(SAMPLES[1].read_bytes()).decode()
+    page.evaluate(
+        """async content => {
+            const blob = await (await fetch(`data:image/png;base64,${content}`)).blob();
+            await navigator.clipboard.write([new ClipboardItem({"image/png": blob})]);
+        }""",
+        content,
+    )
+    page.get_by_label("Paste from clipboard").click()
+    expect(page.locator("#contour img")).to_be_visible()
+    assert "px" in value_of(page, "measurements", "Area")
+
+
+def test_all_is_reached_without_a_mouse(visit):
+    page = visit()
+    tab_to(page, "#image")
+    tab_to(page, "#samples")
     page.keyboard.press("Enter")
     expect_answer(page, SAMPLES[0].stem)
+    for name in ("samples-slider", "suspicion-slider", "presence-slider", "correctors", "before-after"):
+        tab_to(page, f"#{name}")
+    tab_to(page, "#before-after [role=slider]")
+    after = page.locator("#before-after img").nth(1)
+    before = after.get_attribute("style")
+    page.keyboard.press("ArrowLeft")
+    expect(after).not_to_have_attribute("style", before)
+    for name in ("download-mask", "download-overlay", "download-numbers"):
+        tab_to(page, f"#{name}")
+    for tab, name in (("Guide", "place"), ("Compare", "run-batch"), ("Explain", "energy")):
+        page.get_by_role("tab", name=tab).press("Enter")
+        if tab == "Guide":
+            page.get_by_role("button", name="Without a mouse").press("Enter")
+        tab_to(page, f"#{name}")
 
 
 def test_every_picture_says_what_it_shows(visit):
     page = visit()
     pick_sample(page, 0)
-    open_tab(page, "Explain")
-    expect(page.locator("#energy img")).to_be_visible()
-    silent = page.locator("img:visible").evaluate_all("found => found.filter(x => !x.alt).map(x => x.src)")
-    assert silent == []
+    open_tab(page, "Compare")
+    page.set_input_files("#batch-images input[type=file]", SAMPLES[:2])
+    expect(page.locator("#batch-images")).to_contain_text(SAMPLES[1].stem)
+    page.locator("#run-batch").click()
+    expect(page.locator("#batch-gallery img")).to_have_count(2)
+    for tab, name in (("Compare", "batch-gallery"), ("Explain", "energy"), ("Guide", "guide"), ("Segment", "contour")):
+        open_tab(page, tab)
+        expect(page.locator(f"#{name} img").first).to_be_visible()
+        silent = page.locator("img:visible").evaluate_all("found => found.filter(x => !x.alt).map(x => x.src)")
+        assert silent == [], tab
+    for several in ("#samples img", "#before-after img"):
+        words = page.locator(several).evaluate_all("found => found.map(x => x.alt)")
+        assert len(set(words)) == len(words) > 1
 
 
 def test_clicks_box_undo_clear(visit, artefacts):
@@ -152,6 +235,7 @@ def test_clicks_box_undo_clear(visit, artefacts):
     click_image(page, 0.3, 0.2)
     click_image(page, 0.7, 0.6)
     expect(page.locator("#guide-times")).to_contain_text("encoded once")
+    assert re.search(r"once in \d+ ms.*decoder \d+ ms", page.locator("#guide-times").inner_text())
     photograph(page, artefacts / "guide.png")
     for _ in range(3):
         before = source(page, "guide")
@@ -162,6 +246,28 @@ def test_clicks_box_undo_clear(visit, artefacts):
     page.locator("#clear").click()
     expect_another(page, "guide", before)
     assert value_of(page, "guide-measurements", "Area") == untouched
+
+
+def test_a_drag_makes_a_box_and_no_click(visit, tiny_checkpoint):
+    page = visit()
+    pick_sample(page, 1)
+    open_tab(page, "Guide")
+    expect(page.locator("#guide img")).to_be_visible()
+    untouched, before = value_of(page, "guide-measurements", "Area"), source(page, "guide")
+    drag(page, (0.75, 0.625), (0.25, 0.125))
+    expect_another(page, "guide", before)
+    width, height = PIL.Image.open(SAMPLES[1]).size
+    box = [0.25 * width, 0.125 * height, 0.75 * width, 0.625 * height]
+    loaded = load_checkpoint(tiny_checkpoint, "cpu")
+    wanted = next(segment(*loaded, [(str(SAMPLES[1]), {"input_boxes": [box]})])).mask.sum()
+    area = int(re.match(r"[\d,]+", value_of(page, "guide-measurements", "Area"))[0].replace(",", ""))
+    assert area == pytest.approx(wanted, rel=0.02)  # the mouse stands on whole pixels of the screen
+    assert page.locator(".rubber-band").count() == 0
+    before = source(page, "guide")
+    page.locator("#undo").click()
+    expect_another(page, "guide", before)
+    assert value_of(page, "guide-measurements", "Area") == untouched, "the drag was one step"
+    click_image(page, 0.5, 0.4)
 
 
 def test_a_click_without_a_mouse(visit):
@@ -211,9 +317,29 @@ def test_downloaded_mask_is_that_of_segment(visit, tiny_checkpoint):
         assert download.value.suggested_filename == f"{SAMPLES[2].stem}{suffix}"
 
 
+def test_a_batch_shows_how_far_it_is(visit, monkeypatch):
+    asked, go_on = threading.Event(), threading.Event()
+
+    def held(path):
+        if path.stem == SAMPLES[1].stem:
+            asked.set()
+            assert go_on.wait(timeout=60)
+        return read_upload(path)
+
+    monkeypatch.setattr(batch, "read_upload", held)
+    page = visit()
+    open_tab(page, "Compare")
+    page.set_input_files("#batch-images input[type=file]", SAMPLES[:3])
+    expect(page.locator("#batch-images")).to_contain_text(SAMPLES[2].stem)
+    page.locator("#run-batch").click()
+    expect(page.get_by_text(f"{SAMPLES[1].name}: 2 of 3").first).to_be_visible()
+    go_on.set()
+    expect(page.locator("#batch-said")).to_contain_text("3 segmented, 0 left out")
+
+
 def test_batch_with_references(visit, artefacts):
     page = visit()
-    open_tab(page, "Compare and batch")
+    open_tab(page, "Compare")
     references = [path.with_name(f"{path.stem}_mask.png") for path in SAMPLES[:3]]
     page.set_input_files("#batch-images input[type=file]", SAMPLES[:3])
     page.set_input_files("#batch-references input[type=file]", references)
@@ -256,33 +382,61 @@ def test_two_visitors_at_once(visit):
     assert value_of(second, "guide-measurements", "Area") == area
 
 
-def test_an_upload_is_gone_when_its_visit_ends(visit, monkeypatch, tmp_path):
-    upload = "private.png"
-    PIL.Image.open(SAMPLES[5]).rotate(3).save(tmp_path / upload)
-    left, leave = threading.Event(), Visits.leave
-
-    def noted(visits, session):
-        mine = upload in {path.name for path in visits.of(session).uploads}
-        leave(visits, session)
-        if mine:
-            left.set()
-
-    monkeypatch.setattr(Visits, "leave", noted)
+def test_a_file_that_is_too_large_is_not_even_sent(visit, tmp_path):
     page = visit()
-    page.set_input_files("#image input[type=file]", tmp_path / upload)
-    expect_answer(page, "private")
+    heavy = tmp_path / "heavy.png"
+    heavy.write_bytes(SAMPLES[0].read_bytes() + bytes(22_000_000))
+    page.set_input_files("#image input[type=file]", heavy)
+    expect(page.get_by_text("exceed the maximum")).to_be_visible()
+
+
+@pytest.mark.parametrize("into", ["image", "batch-images"])
+def test_an_upload_is_gone_when_its_visit_ends(visit, monkeypatch, tmp_path, into):
+    upload = tmp_path / f"private-{into}.png"
+    PIL.Image.open(SAMPLES[5]).rotate(3).save(upload)
+    deleted, delete_files = threading.Event(), Visit.delete_files
+
+    def noted(visit, elsewhere):
+        delete_files(visit, elsewhere)
+        if upload.name in {path.name for path in visit.uploads}:
+            deleted.set()
+
+    monkeypatch.setattr(Visit, "delete_files", noted)
+    page = visit()
+    if into == "image":
+        page.set_input_files(f"#{into} input[type=file]", upload)
+        expect_answer(page, upload.stem)
+    else:  # dropped, and then nothing is done with it
+        open_tab(page, "Compare")
+        with page.expect_response(lambda response: "/run/" in response.url):
+            page.set_input_files(f"#{into} input[type=file]", upload)
     kept = Path(os.environ["GRADIO_TEMP_DIR"])
-    assert list(kept.rglob("private*"))
+    assert list(kept.rglob(f"{upload.stem}*"))
     page.close()
-    assert left.wait(timeout=60)
-    assert [path for path in kept.rglob("private*") if path.is_file()] == []
+    assert deleted.wait(timeout=60)
+    assert [path for path in kept.rglob(f"{upload.stem}*") if path.is_file()] == []
 
 
-@pytest.mark.parametrize("query", ["?__theme=light", "?__theme=dark"], ids=["light", "dark"])
-def test_phone(visit, artefacts, query):
-    page = visit(PHONE, query)
+def luminance(page, name):
+    red, green, blue = page.locator(name).evaluate("x => getComputedStyle(x).color").strip("rgb()").split(",")[:3]
+    return (int(red) + int(green) + int(blue)) / 3
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("viewport", [DESKTOP, PHONE], ids=["desktop", "phone"])
+def test_light_and_dark_on_desktop_and_phone(visit, artefacts, viewport, scheme):
+    page = visit(viewport, color_scheme=scheme)
     pick_sample(page, 3)
-    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
-    tops = [page.locator(name).first.bounding_box()["y"] for name in ("#image", "#contour", "#samples-slider")]
-    assert tops == sorted(tops)
-    photograph(page, artefacts / f"phone-{query[-5:].strip('=')}.png")
+    assert (luminance(page, "#times p") > 128) == (scheme == "dark")
+    for tab, name in (("Explain", "energy"), ("Compare", "batch-images"), ("Guide", "guide"), ("Segment", "contour")):
+        open_tab(page, tab)
+        expect(page.locator(f"#{name}")).to_be_visible()
+        assert page.evaluate("document.documentElement.scrollWidth") <= viewport["width"], tab
+    phone = viewport is PHONE
+    expect(page.locator("#samples-slider")).to_be_visible(visible=not phone)
+    page.get_by_role("button", name="Control").click()
+    expect(page.locator("#samples-slider")).to_be_visible(visible=phone)
+    page.get_by_role("button", name="Control").click()
+    left, right = (page.locator(name).first.bounding_box() for name in ("#image", "#contour"))
+    assert (right["y"] > left["y"] + left["height"]) if phone else (right["x"] > left["x"] + left["width"])
+    photograph(page, artefacts / f"{'phone' if phone else 'desktop'}-{scheme}.png")
