@@ -17,7 +17,7 @@ from safetensors import safe_open
 
 from .bundled import bundled_card_template
 from .card_numbers import count, decimals, duration, percent
-from .card_tables import CHANGED, Evaluation, public_name
+from .card_tables import CHANGED, Evaluation, identifier, public_name
 from .configuration_sfrecsam import SFRecSamConfig
 from .evaluation import METRICS, MOST_UNCERTAIN, table
 
@@ -60,7 +60,7 @@ def build_card(folder: Path, name: str, license: str) -> ModelCard:
         library_name="transformers",
         pipeline_tag="image-segmentation",
         tags=TAGS,
-        datasets=[known.lower() for known in trained_on] or None,
+        datasets=[identifier(data) for data in trained_on] or None,
         metrics=list(METRICS),
         base_model=model.base_model,
         base_model_relation=model.base_model and ("adapter" if model.adapters_only else "finetune"),

@@ -29,6 +29,11 @@ def public_name(name: str) -> str:
     return next((known for part, known in DATA_SETS.items() if part in plain), name)
 
 
+def identifier(name: str) -> str:
+    """A data set's name as card metadata write it."""
+    return public_name(name).lower().replace(" ", "-")
+
+
 @dataclass
 class Evaluation:
     r"""
@@ -126,7 +131,7 @@ class Evaluation:
                     EvalResult(
                         task_type="image-segmentation",
                         task_name="Lesion segmentation",
-                        dataset_type=self.data.lower().replace(" ", "-"),
+                        dataset_type=identifier(self.data),
                         dataset_name=f"{self.data}, prompts: {column}",
                         dataset_config=column,
                         dataset_split=self.results["split"],
