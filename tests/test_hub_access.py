@@ -64,15 +64,15 @@ def test_nothing_that_could_execute_on_loading_but_code_is_pushed(versions, hub)
 def test_a_private_model_needs_the_token(hub, processor):
     model = new_model()
     with pytest.raises(OSError, match="401"):
-        model.push_to_hub("org/secret", private=True, token=False)
-    model.push_to_hub("org/secret", private=True, token=hub.token)
-    processor.push_to_hub("org/secret", token=hub.token)
-    assert HfApi().model_info("org/secret").private
+        model.push_to_hub("org/members", private=True, token=False)
+    model.push_to_hub("org/members", private=True, token=hub.token)
+    processor.push_to_hub("org/members", token=hub.token)
+    assert HfApi().model_info("org/members").private
     for part in (SFRecSamConfig, SFRecSamModel, SFRecSamProcessor):
-        with pytest.raises(OSError, match="org/secret"):
-            part.from_pretrained("org/secret", token=False)
-    assert same_weights(AutoModel.from_pretrained("org/secret", token=hub.token), model)
-    loaded = SFRecSamProcessor.from_pretrained("org/secret", token=hub.token)
+        with pytest.raises(OSError, match="org/members"):
+            part.from_pretrained("org/members", token=False)
+    assert same_weights(AutoModel.from_pretrained("org/members", token=hub.token), model)
+    loaded = SFRecSamProcessor.from_pretrained("org/members", token=hub.token)
     assert loaded.image_processor.to_dict() == processor.image_processor.to_dict()
 
 
