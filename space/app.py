@@ -260,7 +260,7 @@ def _explain_tab() -> list[gr.components.Component]:
                 "1. The image's spectrum",
                 "Magnitude of the image's Fourier transform",
                 "spectrum",
-                "Coarse structure in the middle, speckle outside.",
+                "Coarse inside, speckle outside.",
             )
             response = _picture(
                 "2. The learned filter",

@@ -15,7 +15,9 @@ def bundled_checkpoint() -> Path:
     for folder in (HERE / "hub_card", HERE.parents[1] / "hub_card"):
         if (folder / "model.safetensors").is_file():
             return folder
-    raise FileNotFoundError("This copy of sfrecsam-hf has no bundled checkpoint; name one with --model.")
+    raise FileNotFoundError(
+        "This copy of sfrecsam-hf has no bundled checkpoint; name one with --model, or SFRECSAM_MODEL on a Space."
+    )
 
 
 def bundled_card_template() -> Path:
