@@ -12,7 +12,7 @@ from huggingface_hub import ModelCard, metadata_load
 from huggingface_hub.repocard_data import model_index_to_eval_results
 
 from sfrecsam_hf.bundled import bundled_card_template, bundled_checkpoint
-from sfrecsam_hf.card import write_card
+from sfrecsam_hf.card import find_evaluations, write_card
 from sfrecsam_hf.card_tables import what_went_wrong
 from sfrecsam_hf.cli import main
 
@@ -243,6 +243,34 @@ def test_the_worst_pictures_are_told_in_their_order(folder, card):
     assert [area for *_, area in told] == [f"{100 * row['lesion_area']:.1f}" for row in worst]
 
 
+def test_failures_are_counted(folder, tmp_path):
+    """Of 16 lesions, two are missed, one mask lies elsewhere, and four masks are changed; of 4 normals one alarms."""
+    copy = tmp_path / "model"
+    shutil.copytree(folder, copy)
+    results = results_of(copy)
+    rows = [row for row in results["per_image"] if row["column"] == "auto"]
+    lesions, normals = ([row for row in rows if row["lesion"] is wanted] for wanted in (True, False))
+    for row in rows:
+        row["predicted_area"], row["initial"]["dice"], row["final"]["dice"] = 0.1 * row["lesion"], 0.5, 0.5
+    for row, initial, final, area in zip(
+        lesions,
+        (0.5, 0.5, 0.5, 0.2, 0.5, 0.504),
+        (0.0, 0.0, 0.0, 0.3, 0.4, 0.5),
+        (0, 0, 0.1, 0.1, 0.1, 0.1),
+        strict=False,
+    ):
+        row["initial"]["dice"], row["final"]["dice"], row["predicted_area"] = initial, final, area
+    normals[0]["predicted_area"] = 0.01
+    (copy / "results.json").write_text(json.dumps(results))
+    write_card(copy)
+    told = " ".join(section((copy / "README.md").read_text(), "Known failures").split())
+    assert told.startswith(
+        "On BUSI with `auto` prompts: 2 of 16 lesions missed; masks entirely elsewhere: 1; "
+        "normal scans given a mask: 1 of 4; "
+        "images in which the correction moved the Dice by more than 0.005: 1 up, 4 down. "
+    )
+
+
 @pytest.mark.parametrize(
     ("precision", "recall", "dice", "area", "words"),
     [
@@ -326,3 +354,11 @@ def test_the_bundled_card_is_what_the_command_writes(tmp_path):
     shutil.copytree(bundled_checkpoint(), copy)
     write_card(copy)
     assert (copy / "README.md").read_text() == (bundled_checkpoint() / "README.md").read_text()
+
+
+def test_no_image_of_busi_is_shipped():
+    shipped = list(find_evaluations(bundled_checkpoint()))
+    assert "BUSI" in [evaluation.data for evaluation in shipped]
+    assert not [
+        evaluation.folder for evaluation in shipped if evaluation.data == "BUSI" and evaluation.figure("worst.png")
+    ]
