@@ -14,7 +14,7 @@ from sfrecsam_hf import segment
 from sfrecsam_hf.configuration_sfrecsam import AUTO_MAP
 from sfrecsam_hf.pipeline_sfrecsam import SFRecSamMaskGenerationPipeline
 
-NAME = "org/sf-recsam"
+NAME = "org/sf-recsam-tiny"
 CLICK = {"input_points": [[40, 30]], "mc_samples": 3}
 GRID = {"points_per_crop": 3, "pred_iou_thresh": -9, "stability_score_thresh": 0, "crops_nms_thresh": 1}
 LOAD = f"""

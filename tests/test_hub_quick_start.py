@@ -1,0 +1,29 @@
+"""The three lines of the README give a stranger, in an empty directory, the mask that they give here."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+from conftest import SAMPLES
+from stranger import run_as_stranger
+
+from sfrecsam_hf import segment
+from sfrecsam_hf.checkpoints import load_checkpoint
+
+README = (Path(__file__).resolve().parents[1] / "README.md").read_text()
+
+
+def test_three_lines_give_a_mask(hub, tmp_path):
+    (lines,) = re.findall(r"```python\n([^`]*trust_remote_code=True[^`]*)```", README)
+    assert len(lines.split("\n\n")) == 2
+    assert len([line for line in lines.splitlines() if line]) == 3
+    model, processor = load_checkpoint(device="cpu")
+    model.push_to_hub("org/sf-recsam")
+    processor.push_to_hub("org/sf-recsam")
+    file = SAMPLES / "bus_0180-l.png"
+    PIL.Image.open(file).save(tmp_path / "image.png")
+    run_as_stranger(hub, tmp_path, lines)
+    (expected,) = segment(model, processor, [file])
+    np.testing.assert_array_equal(np.asarray(PIL.Image.open(tmp_path / "mask.png")), expected.mask * np.uint8(255))
+    assert expected.mask.any()
