@@ -155,7 +155,7 @@ def test_what_was_measured_otherwise_is_written_otherwise(folder, card, place, t
         summary["stages"][0]["steps"] = 98765
         summary["data"][0]["groups_in_validation"] = 17
         (moved / "training_summary.json").write_text(json.dumps(summary))
-        expected = ("**25.0 hours** in 1 process", "Abacus 3000", "| 98765 |", "; 17\ngroups")
+        expected = ("**25.0 hours on Abacus 3000 (", "processes: 1)**", "| 98765 |", "; 17 groups")
     write_card(moved, "org/tiny")
     changed = (moved / "README.md").read_text()
     for text in expected:
@@ -241,6 +241,33 @@ def test_the_worst_pictures_are_told_in_their_order(folder, card):
     assert [name for name, *_ in told] == [row["name"] for row in worst]
     assert [label for _, label, *_ in told] == [row["label"] for row in worst]
     assert [area for *_, area in told] == [f"{100 * row['lesion_area']:.1f}" for row in worst]
+
+
+def test_trainings_that_followed_each_other_are_added_up(folder, tmp_path):
+    copy = tmp_path / "model"
+    shutil.copytree(folder, copy)
+    last = json.loads((copy / "training_summary.json").read_text())
+    first = json.loads(json.dumps(last))
+    first["data"][0]["share"], first["image_size"], first["seconds"] = 0.25, 32, 3600.0
+    first["machine"] = "Abacus"
+    last["before"], last["start"], last["seconds"] = first, "best", 7200.0
+    last["stages"] = last["stages"][1:]
+    last["data"].append({"name": "my_BUS-BRA", "images": 7, "share": 0.5, "groups": 5, "groups_in_validation": 0})
+    (copy / "training_summary.json").write_text(json.dumps(last))
+    write_card(copy)
+    text = (copy / "README.md").read_text()
+    time = section(text, "Energy and time")
+    assert re.findall(r"^\| (base|correctors) \| (\d+) \|", time, re.MULTILINE) == [
+        ("base", "32"),
+        ("correctors", "32"),
+        ("correctors", "64"),
+    ]
+    assert "took **3.0 hours**: 1.0 hours on Abacus (" in time
+    data = section(text, "Training data")
+    assert "| BUSI | 13 | 7 | 25 %, then 100 % |" in data
+    assert "| BUS-BRA | 7 | 5 | 50 % |" in data
+    assert "from random weights" in data
+    assert metadata_load(copy / "README.md")["datasets"] == ["busi", "bus-bra"]
 
 
 def test_failures_are_counted(folder, tmp_path):

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from sfrecsam_hf import SFRecSamModel, SFRecSamProcessor, TrainingConfig
 from sfrecsam_hf import training as training_module
 from sfrecsam_hf.cli import main
-from sfrecsam_hf.training import train
+from sfrecsam_hf.training import TrainingRun, train
 
 
 def settings(folder: Path, output: Path, **changes) -> TrainingConfig:
@@ -206,5 +206,31 @@ def test_the_summary_tells_what_the_run_was_and_cost_without_its_paths(finished,
     assert data["images"] + validation["images"] == 20
     assert data["groups"] + validation["groups"] == 19, "one pair of duplicates"
     assert data["groups_in_validation"] == 0
+    assert (summary["start"], summary["before"], summary["image_size"]) == ("tiny", None, 64)
     assert str(finished.parent) not in json.dumps(summary)
     assert str(busi_folder.parent) not in json.dumps(summary)
+
+
+def test_a_run_that_goes_on_from_another_keeps_its_summary(finished, busi_folder, tmp_path):
+    changes = {"model": str(finished / "best"), "overrides": {}, "epochs": 1, "correction_epochs": 0}
+    train(settings(busi_folder, tmp_path / "next", **changes))
+    summary = json.loads((tmp_path / "next" / "best" / "training_summary.json").read_text())
+    assert summary["before"] == json.loads((finished / "best" / "training_summary.json").read_text())
+    assert summary["start"] == "best"
+    assert str(finished.parent) not in json.dumps(summary)
+
+
+def test_an_interrupted_run_has_a_summary_too(busi_folder, tmp_path, monkeypatch):
+    validate = TrainingRun._validate
+
+    def interrupted(run, model):
+        if run.progress.epoch == 1:
+            raise KeyboardInterrupt
+        validate(run, model)
+
+    monkeypatch.setattr(TrainingRun, "_validate", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train(settings(busi_folder, tmp_path / "run"))
+    summary = json.loads((tmp_path / "run" / "best" / "training_summary.json").read_text())
+    assert [(stage["stage"], stage["epochs"]) for stage in summary["stages"]] == [(1, 1)]
+    assert summary["seconds"] > 0

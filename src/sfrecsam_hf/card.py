@@ -16,8 +16,9 @@ from huggingface_hub import ModelCard, ModelCardData
 from safetensors import safe_open
 
 from .bundled import bundled_card_template
-from .card_numbers import count, decimals, duration, percent
-from .card_tables import CHANGED, Evaluation, identifier, public_name
+from .card_numbers import count, decimals, percent
+from .card_tables import CHANGED, Evaluation, public_name
+from .card_training import Training
 from .configuration_sfrecsam import SFRecSamConfig
 from .evaluation import METRICS, MOST_UNCERTAIN, table
 
@@ -52,15 +53,14 @@ def build_card(folder: Path, name: str, license: str) -> ModelCard:
         raise FileNotFoundError(f"{folder} holds no checkpoint; give a folder with config.json and model.safetensors.")
     model = SFRecSamConfig.from_pretrained(folder)
     evaluations = list(find_evaluations(folder))
-    summary = folder / "training_summary.json"
-    training = json.loads(summary.read_text()) if summary.is_file() else None
-    trained_on = [public_name(data["name"]) for data in training["data"]] if training else []
+    training = Training.read(folder)
+    trained_on = [public_name(data["name"]) for data in training.data] if training else []
     data = ModelCardData(
         license=license,
         library_name="transformers",
         pipeline_tag="image-segmentation",
         tags=TAGS,
-        datasets=[identifier(data) for data in trained_on] or None,
+        datasets=training.identifiers if training else None,
         metrics=list(METRICS),
         base_model=model.base_model,
         base_model_relation=model.base_model and ("adapter" if model.adapters_only else "finetune"),
@@ -68,9 +68,8 @@ def build_card(folder: Path, name: str, license: str) -> ModelCard:
         eval_results=[result for evaluation in evaluations for result in evaluation.eval_results()],
     )
 
-    def chose_checkpoint(evaluation: Evaluation) -> bool:
-        chosen_on = public_name(training["validation"]["name"]) if training else None
-        return evaluation.data == chosen_on and evaluation.results["split"] in ("val", None)
+    def chose_checkpoint(evaluation: Evaluation) -> bool | None:
+        return training and evaluation.data == training.chosen_on and evaluation.results["split"] in ("val", None)
 
     return ModelCard.from_template(
         data,
@@ -84,12 +83,10 @@ def build_card(folder: Path, name: str, license: str) -> ModelCard:
         data_names={*trained_on, *(evaluation.data for evaluation in evaluations)},
         pictured={evaluation.data for evaluation in evaluations if evaluation.figure("worst.png")},
         chose_checkpoint=chose_checkpoint,
-        public_name=public_name,
         changed=CHANGED,
         most_uncertain=MOST_UNCERTAIN,
         count=count,
         decimals=decimals,
-        duration=duration,
         percent=percent,
     )
 

@@ -172,6 +172,7 @@ class TrainingRun:
             self._validate(average.module if average is not None and progress.averaged else self.model)
             progress.epoch, progress.batch = progress.epoch + 1, 0
             self._save_state(average)
+            self._summarise()
         self.model = accelerator.unwrap_model(wrapped, keep_fp32_wrapper=False)
         accelerator.free_memory()
         self.progress = Progress(stage=progress.stage + 1, seconds=progress.seconds)
@@ -382,6 +383,23 @@ class TrainingRun:
             if old.name != name:
                 shutil.rmtree(old)
 
+    def _summarise(self) -> None:
+        """Writes what the run was and has cost so far beside its best checkpoint."""
+        if not self.accelerator.is_main_process:
+            return
+        write_summary(
+            self.output / "best",
+            self.config,
+            self.output / "history.jsonl",
+            self.groups,
+            self.validation["group"][:],
+            self.accelerator.device,
+            seconds=self.progress.seconds,
+            processes=self.accelerator.num_processes,
+            image_size=self.model.config.vision_config.image_size,
+            parameters=self.model.num_parameters(),
+        )
+
     def _out_of_patience(self) -> bool:
         return bool(self.config.patience) and self.progress.waited >= self.config.patience
 
@@ -414,19 +432,8 @@ class TrainingRun:
         )
 
     def close(self) -> None:
-        """Writes what the run was and cost beside its best checkpoint, and ends the trackers."""
-        if self.accelerator.is_main_process:
-            write_summary(
-                self.output / "best",
-                self.config,
-                self.output / "history.jsonl",
-                self.groups,
-                self.validation["group"][:],
-                self.accelerator.device,
-                seconds=self.progress.seconds,
-                processes=self.accelerator.num_processes,
-                parameters=self.model.num_parameters(),
-            )
+        """Tells what the run was and cost in the end, and ends the trackers."""
+        self._summarise()
         if self.config.tracker is not None:
             self.accelerator.end_training()
 

@@ -28,6 +28,8 @@ def write_summary(
     """
     Writes `training_summary.json`: settings, data, steps and cost of a run. Of every path only its name is kept.
 
+    A run that went on from the checkpoint of another keeps that one's summary in `before`.
+
     Args:
         folder (`Path`): Folder of the checkpoint.
         config ([`TrainingConfig`]): Settings of the run.
@@ -35,12 +37,14 @@ def write_summary(
         groups (`list[list[str]]`): For each entry of `config.train` the duplicate group of each image.
         validation_groups (`list[str]`): The same of the validation images.
         device (`torch.device`): On which it ran.
-        measured: `seconds`, `processes`, `parameters` and whatever else belongs in the file.
+        measured: `seconds`, `processes`, `image_size`, `parameters` and whatever else belongs in the file.
     """
     rows = [json.loads(line) for line in history.read_text().splitlines()] if history.is_file() else []
     ends = {row["stage"]: row for row in rows}
+    start, before = config.sam or config.model, Path(config.model) / FILE
     summary = {
-        "start": Path(config.sam or config.model).name,
+        "start": Path(start).name if Path(start).exists() else start,
+        "before": json.loads(before.read_text()) if before.is_file() else None,
         "data": [
             {
                 "name": Path(source).name.removesuffix(".zip"),
