@@ -1,11 +1,16 @@
-"""Thresholds come from validation lesions: presence keeps 98 % of them, suspicion separates errors best."""
+"""Thresholds come from validation lesions: presence keeps 98 % of them, suspicion separates errors best.
+
+Once there are correctors, suspicion is what lets them help most, and never lets them harm.
+"""
 
 import numpy as np
 import pytest
+import torch
+from conftest import IMAGE_SIZE
 from datasets import Dataset, Features, Image
 
-from sfrecsam_hf import calibration
-from sfrecsam_hf.calibration import calibrate
+from sfrecsam_hf import calibration, load_busi
+from sfrecsam_hf.calibration import calibrate, calibrate_correction
 from sfrecsam_hf.segmentation import Segmentation
 
 SIDE = 20
@@ -46,10 +51,44 @@ def test_presence_keeps_98_percent_of_the_lesions(calibrated):
 
 
 def test_thresholds_of_a_real_model_can_be_stored(model, processor, busi_folder):
-    from sfrecsam_hf import load_busi
-
     dataset = load_busi(busi_folder).select([0, 1, 12, 18])
     found = calibrate(model, processor, dataset)
     assert found.keys() == {"suspicion_threshold", "presence_threshold"}
     assert all(0 <= value <= 1 for value in found.values())
     assert found == calibrate(model, processor, dataset), "the same images give the same thresholds"
+
+
+class Answering:
+    """A model that finds nothing at first; its correction adds the lesion at 0.6 bits, and the rest at 0.3 or 0.8."""
+
+    device = "cpu"
+
+    def __init__(self, lesion: torch.Tensor, wrong_at: float):
+        self.initial = torch.full(lesion.shape, -5.0)
+        self.corrected = torch.full(lesion.shape, 5.0)
+        self.entropy = torch.where(lesion, 0.6, wrong_at)
+
+    def __call__(self, suspicion_threshold: float, presence_threshold: float, **inputs) -> dict[str, torch.Tensor]:
+        assert (suspicion_threshold, presence_threshold) == (0, 0)
+        maps = {"initial_masks": self.initial, "pred_masks": self.corrected, "predictive_entropy": self.entropy}
+        return {name: value.expand(len(inputs["pixel_values"]), 1, 1, -1, -1) for name, value in maps.items()}
+
+
+@pytest.mark.parametrize(("wrong_at", "low", "high"), [(0.3, 0.3, 0.6), (0.8, 0.0, 0.6)], ids=["selective", "all in"])
+def test_correctors_are_let_in_as_far_as_they_help(processor, wrong_at, low, high):
+    lesion = torch.zeros(IMAGE_SIZE, IMAGE_SIZE, dtype=torch.bool)
+    lesion[16:48, 8:40] = True
+    pictures = [np.asarray(lesion, dtype=np.uint8) * 255] * 3
+    dataset = Dataset.from_dict({"image": pictures, "mask": pictures}, Features({n: Image() for n in COLUMNS}))
+    found = calibrate_correction(Answering(lesion, wrong_at), processor, dataset)["suspicion_threshold"]
+    assert low <= found < high
+
+
+def test_correctors_that_only_harm_are_kept_out(processor):
+    lesion = torch.zeros(IMAGE_SIZE, IMAGE_SIZE, dtype=torch.bool)
+    lesion[16:48, 8:40] = True
+    harmful = Answering(lesion, 0.7)
+    harmful.initial, harmful.corrected = torch.where(lesion, 5.0, -5.0), torch.where(lesion, -5.0, 5.0)
+    pictures = [np.asarray(lesion, dtype=np.uint8) * 255] * 3
+    dataset = Dataset.from_dict({"image": pictures, "mask": pictures}, Features({n: Image() for n in COLUMNS}))
+    assert calibrate_correction(harmful, processor, dataset)["suspicion_threshold"] >= 0.7
