@@ -425,6 +425,25 @@ def test_an_answer_that_comes_after_the_visitor_left_is_deleted_too(tmp_path):
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
+def test_an_action_that_begins_as_the_visitor_leaves_leaves_nothing(tmp_path):
+    visits = Visits(tmp_path, CONTROLS)
+    with visits.of("a") as visit:
+        pass
+
+    class LeavesJustNow:
+        def __enter__(self):
+            visit.lock = threading.Lock()
+            visits.leave("a")
+
+        def __exit__(self, *error):
+            pass
+
+    visit.lock = LeavesJustNow()
+    with visits.of("a") as late:
+        (late.new_folder("segment") / "mask.png").touch()
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
 def test_a_forgotten_visit_ends_by_itself(tmp_path):
     visits = Visits(tmp_path, CONTROLS)
     for session in ("idle", "busy"):

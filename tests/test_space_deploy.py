@@ -1,8 +1,10 @@
 """The Space as its README deploys it: uploaded to a Hub, and started from what lies there, with what it asks for."""
 
+import compileall
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,7 +28,7 @@ from sfrecsam_hf.cli import main
 ROOT = Path(__file__).resolve().parents[1]
 SPACE = ROOT / "space"
 SAMPLE = SPACE / "samples" / "bus_0180-l.png"
-MODEL = "org/sf-recsam"
+MODEL = "org/model-of-the-space"
 COLOURS = {"red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray"}
 
 
@@ -61,11 +63,15 @@ def staged(hub, tiny_checkpoint, tmp_path_factory):
     api = HfApi(hub.endpoint, hub.token)
     api.create_repo(MODEL, exist_ok=True)
     api.upload_folder(repo_id=MODEL, folder_path=tiny_checkpoint)
+    for used in ("space", "src"):  # as a checkout looks that was worked in
+        shutil.copytree(ROOT / used, folder / "checkout" / used)
+    assert compileall.compile_dir(folder / "checkout", quiet=1)
     commands = re.findall(r"^hf upload .*$", (SPACE / "README.md").read_text(), re.MULTILINE)
     assert len(commands) == 2
     for command in commands:
         program, *arguments = shlex.split(command)
-        subprocess.run([Path(sys.executable).with_name(program), *arguments], cwd=ROOT, env=environment, check=True)
+        program = Path(sys.executable).with_name(program)
+        subprocess.run([program, *arguments], cwd=folder / "checkout", env=environment, check=True)
     name = shlex.split(commands[0])[2]
     snapshot_download(name, repo_type="space", local_dir=folder / "space", endpoint=hub.endpoint, token=hub.token)
     return folder / "space"
