@@ -151,6 +151,17 @@ def test_adapters_alone_load_as_the_whole_model(extended, hub, pixels):
     assert "fetched from its own repository" in ModelCard.load("org/adapters").text
 
 
+def test_what_was_loaded_from_adapters_is_a_whole_model(extended, hub, tmp_path):
+    """Its SAM may be trained on; saved again, it needs no other repository."""
+    _, folder, _ = extended
+    push(folder, "org/adapters", adapters_only=True)
+    again = SFRecSamModel.from_pretrained("org/adapters")
+    with torch.no_grad():
+        again.prompt_encoder.no_mask_embed.weight.add_(1.0)
+    again.save_pretrained(tmp_path)
+    assert same_weights(again, SFRecSamModel.from_pretrained(tmp_path))
+
+
 def test_adapters_load_as_remote_code_and_can_be_saved_whole(extended, hub, tmp_path):
     model, folder, _ = extended
     push(folder, "org/adapters", adapters_only=True)
