@@ -28,8 +28,8 @@ def run(code: str, **options) -> str:
 @pytest.mark.parametrize("auto", CLASSES)
 def test_auto_class_loads_without_remote_code(tiny_checkpoint, auto):
     loaded = getattr(transformers, auto).from_pretrained(tiny_checkpoint)
-    assert isinstance(loaded, getattr(sfrecsam_hf, CLASSES[auto]) if auto != "AutoImageProcessor" else object)
     assert type(loaded).__module__.startswith("sfrecsam_hf.")
+    assert type(loaded).__name__.removesuffix("Pil") == CLASSES[auto]
 
 
 @pytest.mark.parametrize("trust", [None, True, False])

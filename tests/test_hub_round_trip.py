@@ -25,15 +25,15 @@ GRID = {GRID}
 def load(auto, **options):
     return getattr(transformers, auto).from_pretrained("{NAME}", trust_remote_code=True, **options)
 
+pipes = {{
+    task: pipeline(task, model="{NAME}", trust_remote_code=True)
+    for task in ("image-segmentation", "mask-generation", "lesion-segmentation")
+}}
 classes = {{auto: type(load(auto)).__name__ for auto in {[*AUTO_MAP, "AutoImageProcessor", "AutoProcessor"]}}}
 model, processor = load("AutoModel"), load("AutoProcessor")
 inputs = processor(["a.png", "b.png"], input_points=[[[40, 30]], None])
 with torch.no_grad():
     logits = model(**inputs).pred_masks.numpy()
-pipes = {{
-    task: pipeline(task, model="{NAME}", trust_remote_code=True)
-    for task in ("image-segmentation", "mask-generation", "lesion-segmentation")
-}}
 segments = pipes["image-segmentation"]("a.png")
 found = pipes["lesion-segmentation"](["a.png", "b.png"], batch_size=2, **{CLICK})
 masks = pipes["mask-generation"]("a.png", **GRID)
