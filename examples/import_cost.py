@@ -1,26 +1,23 @@
 """
-Measures what importing costs, in CPU time of a fresh process, least of five:
+Measures what importing costs, in CPU time of a fresh process, least of five (or of as many as you say):
 
     python examples/import_cost.py
+    python examples/import_cost.py 20
 
-The first number is `import sfrecsam_hf` as a share of `import torch` and `import transformers` together; the second
-is `sfrecsam --help` beyond the start of the interpreter.
+`import sfrecsam_hf` is compared with `import torch, transformers`, and `sfrecsam --help` with the bare interpreter.
 """
 
 import resource
 import subprocess
 import sys
 
-HELP = "from sfrecsam_hf.cli import main\ntry:\n    main(['--help'])\nexcept SystemExit:\n    pass"
 MEASURED = {
     "interpreter": "",
-    "torch": "import torch",
-    "transformers": "import transformers",
-    "torch and transformers": "import torch, transformers",
-    "sfrecsam_hf": "import sfrecsam_hf",
-    "sfrecsam_hf.SFRecSamModel": "from sfrecsam_hf import SFRecSamModel",
-    "transformers.SamModel": "from transformers import SamModel",
-    "sfrecsam --help": HELP,
+    "import torch": "import torch",
+    "import transformers": "import transformers",
+    "import torch, transformers": "import torch, transformers",
+    "import sfrecsam_hf": "import sfrecsam_hf",
+    "sfrecsam --help": "from sfrecsam_hf.cli import main\ntry:\n    main(['--help'])\nexcept SystemExit:\n    pass",
 }
 
 
@@ -31,14 +28,14 @@ def cpu_seconds(code: str) -> float:
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-def main() -> None:
-    seconds = {name: min(cpu_seconds(code) for _ in range(5)) for name, code in MEASURED.items()}
+def main(repeats: int) -> None:
+    seconds = {name: min(cpu_seconds(code) for _ in range(repeats)) for name, code in MEASURED.items()}
     for name, value in seconds.items():
         print(f"{name:28} {value:6.3f} s")
-    ratio = seconds["sfrecsam_hf"] / seconds["torch and transformers"]
-    print(f"import sfrecsam_hf / (torch and transformers): {ratio:.3f}")
-    print(f"sfrecsam --help beyond the interpreter: {seconds['sfrecsam --help'] - seconds['interpreter']:.3f} s")
+    ratio = seconds["import sfrecsam_hf"] / seconds["import torch, transformers"]
+    print(f"import sfrecsam_hf takes {ratio:.3f} of import torch, transformers")
+    print(f"sfrecsam --help takes {seconds['sfrecsam --help'] - seconds['interpreter']:.3f} s beyond the interpreter")
 
 
 if __name__ == "__main__":
-    main()
+    main(int(sys.argv[1]) if sys.argv[1:] else 5)
