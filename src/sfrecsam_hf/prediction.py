@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import PIL.Image
+import torch
 from accelerate import PartialState
 from tqdm import tqdm
 
@@ -87,7 +88,7 @@ def predict(
         ValueError: A folder holds no images.
     """
     pictures = find_pictures(inputs)
-    output, state = Path(output), PartialState()
+    output, state = Path(output), PartialState(cpu=not torch.accelerator.is_available())
     output.mkdir(parents=True, exist_ok=True)
     part = output / f"predictions.part{state.process_index}.csv"
     if state.is_main_process:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, gather_object, set_seed
+from accelerate.utils import DistributedDataParallelKwargs, DistributedType, gather_object, set_seed
 from safetensors.torch import load_model, save_model
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
@@ -30,7 +30,7 @@ from .segmentation import segment
 from .splits import load_split
 from .training_config import TrainingConfig
 from .training_data import EpochBatches, TrainingImages
-from .training_model import build_model
+from .training_model import build_model, unsharded
 from .training_summary import write_summary
 
 VALIDATION_BATCH = 8
@@ -91,6 +91,7 @@ class TrainingRun:
         if not any(np.asarray(mask).any() for mask in self.validation["mask"]):
             raise ValueError(f"{config.validation} has no lesion in its validation split to choose a checkpoint by.")
         self.accelerator = Accelerator(
+            cpu=not torch.accelerator.is_available(),  # or several processes would not find each other
             mixed_precision=config.mixed_precision,
             gradient_accumulation_steps=config.accumulation,
             log_with=config.tracker,
@@ -98,7 +99,14 @@ class TrainingRun:
             step_scheduler_with_optimizer=False,
             kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
         )
-        self.model = build_model(config).to(self.accelerator.device, memory_format=torch.channels_last)
+        sharded = self.accelerator.distributed_type == DistributedType.FSDP
+        if sharded and (config.ema_decay or not self.accelerator.is_fsdp2):
+            raise ValueError(
+                "With FSDP no process holds the whole model to average: set ema_decay to 0 and fsdp_version to 2, as in "
+                "examples/accelerate/fsdp.yaml."
+            )
+        layout = torch.contiguous_format if sharded else torch.channels_last  # FSDP cuts contiguous weights only
+        self.model = build_model(config).to(self.accelerator.device, memory_format=layout)
         image_processor = SFRecSamImageProcessorPil(image_size=self.model.config.vision_config.image_size)
         self.processor = SFRecSamProcessor(image_processor)
         main = self.accelerator.is_main_process
@@ -159,6 +167,8 @@ class TrainingRun:
             average = AveragedModel(self.model, multi_avg_fn=_moving_average(config.ema_decay), use_buffers=True)
             average.requires_grad_(False)
         wrapped, optimizer, scheduler, loader = accelerator.prepare(self.model, optimizer, scheduler, loader)
+        if accelerator.is_fsdp2:  # other prompts use other weights, and every process must send the same gradients
+            wrapped.set_reduce_scatter_unused_params(True)
         self._header(trainable, epochs, steps_per_epoch)
         if self.resumed is not None:
             accelerator.load_state(str(self.resumed))
@@ -169,11 +179,12 @@ class TrainingRun:
 
         while progress.epoch < epochs and not self._out_of_patience():
             self._train_epoch(wrapped, average, optimizer, scheduler, loader, warmup)
-            self._validate(average.module if average is not None and progress.averaged else self.model)
+            self._validate(average.module if average is not None and progress.averaged else self._whole_model())
             progress.epoch, progress.batch = progress.epoch + 1, 0
             self._save_state(average)
             self._summarise()
         self.model = accelerator.unwrap_model(wrapped, keep_fp32_wrapper=False)
+        self.model = self._whole_model()
         accelerator.free_memory()
         self.progress = Progress(stage=progress.stage + 1, seconds=progress.seconds)
 
@@ -244,6 +255,9 @@ class TrainingRun:
                 "time/total": progress.seconds,
             }
         )
+
+    def _whole_model(self) -> SFRecSamModel:
+        return unsharded(self.model) if self.accelerator.is_fsdp2 else self.model
 
     def _stage_options(self) -> dict:
         """Stage 2 sees what inference sees: dropout off, samples drawn, no mask emptied."""

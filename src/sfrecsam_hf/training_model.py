@@ -3,6 +3,7 @@
 from dataclasses import fields
 
 from huggingface_hub.errors import StrictDataclassError
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
 from .checkpoints import load_checkpoint
 from .configuration_sfrecsam import SFRecSamConfig
@@ -47,6 +48,19 @@ def resized(model: SFRecSamModel, image_size: int) -> SFRecSamModel:
     weights, _ = fitted_state(model.state_dict(), other.state_dict())
     other.load_state_dict(weights)
     return other
+
+
+def unsharded(model: SFRecSamModel) -> SFRecSamModel:
+    """
+    A copy, whole in every process, of a model that FSDP has spread over them. All processes must call it.
+
+    Args:
+        model ([`SFRecSamModel`]): Left as it is.
+    """
+    weights = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True))
+    whole = SFRecSamModel(model.config)
+    whole.load_state_dict(weights)
+    return whole.to(model.device)
 
 
 def _source(config: TrainingConfig) -> SFRecSamModel:
