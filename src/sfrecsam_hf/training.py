@@ -102,8 +102,8 @@ class TrainingRun:
         sharded = self.accelerator.distributed_type == DistributedType.FSDP
         if sharded and (config.ema_decay or not self.accelerator.is_fsdp2):
             raise ValueError(
-                "With FSDP no process holds the whole model to average: set ema_decay to 0 and fsdp_version to 2, as in "
-                "examples/accelerate/fsdp.yaml."
+                "With FSDP no process holds the whole model to average: set ema_decay to 0 and fsdp_version to 2, as "
+                "in examples/accelerate/fsdp.yaml."
             )
         layout = torch.contiguous_format if sharded else torch.channels_last  # FSDP cuts contiguous weights only
         self.model = build_model(config).to(self.accelerator.device, memory_format=layout)
