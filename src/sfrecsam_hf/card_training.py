@@ -67,7 +67,8 @@ class Training:
 
     def data_table(self) -> str:
         """Images, groups of duplicates, and the share that an epoch showed, in each part if it differs."""
-        lines = ["| data | training images | groups of duplicates or of one patient | shown in one epoch |", "|---|---|---|---|"]
+        heads = ("data", "training images", "groups of duplicates or of one patient", "shown in one epoch")
+        lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
         for data in self.data:
             shown = [other["share"] for part in self.parts for other in part["data"] if other["name"] == data["name"]]
             shares = ", then ".join(percent(share) for share in dict.fromkeys(shown))
