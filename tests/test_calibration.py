@@ -46,8 +46,16 @@ def test_suspicion_lies_between_right_and_wrong(calibrated):
 
 def test_presence_keeps_98_percent_of_the_lesions(calibrated):
     scores = np.linspace(0.01, 1, 100).tolist()
-    threshold = calibrated(*answers(0.7, 0.2, scores))["presence_threshold"]
+    segmentations, dataset = answers(0.7, 0.2, [*scores, 0.0])
+    normal = np.zeros((SIDE, SIDE), np.uint8)
+    masks = [*dataset["mask"][: len(scores)], normal]
+    dataset = Dataset.from_dict({"image": masks, "mask": masks}, dataset.features)
+    threshold = calibrated(segmentations, dataset)["presence_threshold"]
     assert 98 <= sum(score >= threshold for score in scores) <= 99
+
+
+def test_presence_is_left_alone_without_a_normal_scan_to_spare(calibrated):
+    assert calibrated(*answers(0.7, 0.2, [0.3, 0.9])).keys() == {"suspicion_threshold"}
 
 
 def test_thresholds_of_a_real_model_can_be_stored(model, processor, busi_folder):

@@ -22,7 +22,8 @@ def calibrate(model: SFRecSamModel, processor: Any, validation: Dataset) -> dict
     Finds `suspicion_threshold` and `presence_threshold` of a model whose correctors are untrained.
 
     Suspicious is what Youden's index separates best: entropy against the error of the initial mask, per pixel of the
-    lesion images. Presence is the highest threshold at which 98 % of the lesion images keep their mask.
+    lesion images. Presence is the highest threshold at which 98 % of the lesion images keep their mask. It is left out
+    if there is no normal scan, since it could then only empty the masks of lesions.
 
     Args:
         model ([`SFRecSamModel`]): In evaluation mode.
@@ -30,22 +31,23 @@ def calibrate(model: SFRecSamModel, processor: Any, validation: Dataset) -> dict
         validation (`datasets.Dataset`): With the columns `image` and `mask`.
     """
     rng = np.random.default_rng(0)
-    presence, entropies, errors = [], [], []
+    presence, entropies, errors, normal = [], [], [], False
     found = segment(model, processor, validation["image"], presence_threshold=0.0, correctors=())
     for mask, segmentation in zip(validation["mask"], found, strict=True):
         true = np.asarray(mask) > 0
         if not true.any():
+            normal = True
             continue
         presence.append(segmentation.presence)
         chosen = rng.choice(true.size, min(PIXELS_PER_IMAGE, true.size), replace=False)
         entropies.append(segmentation.uncertainty.flat[chosen])
         errors.append((segmentation.initial_mask != true).flat[chosen])
-    false_alarms, hits, thresholds = roc_curve(np.concatenate(errors), np.concatenate(entropies))
-    suspicion = thresholds[1:][np.argmax((hits - false_alarms)[1:])]
-    return {
-        "suspicion_threshold": float(np.clip(suspicion, 0.01, 0.99)),
-        "presence_threshold": float(np.quantile(presence, 1 - LESION_SENSITIVITY, method="lower")),
-    }
+    false_alarms, hits, entropy = roc_curve(np.concatenate(errors), np.concatenate(entropies))
+    suspicion = entropy[1:][np.argmax((hits - false_alarms)[1:])]
+    thresholds = {"suspicion_threshold": float(np.clip(suspicion, 0.01, 0.99))}
+    if normal:
+        thresholds["presence_threshold"] = float(np.quantile(presence, 1 - LESION_SENSITIVITY, method="lower"))
+    return thresholds
 
 
 @torch.inference_mode()
