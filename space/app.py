@@ -316,9 +316,15 @@ def space(model: str | None = None) -> Iterator[gr.Blocks]:
             yield build(Actions(staged, visits, samples))
 
 
+def _stop(*_: Any) -> None:
+    """Lets a stopped container, too, delete its uploads, and be asked only once."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.exit()
+
+
 def launch(model: str | None = None, port: int | None = None) -> None:
     """Serves the page until it is interrupted or terminated."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # so that a stopped container, too, deletes its uploads
+    signal.signal(signal.SIGTERM, _stop)
     with space(model) as page:
         page.launch(server_port=port, **SERVED)
 

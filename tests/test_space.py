@@ -168,6 +168,28 @@ def test_clicks_answer_from_the_image_encoded_once(client, loaded, stages):
     assert stages.count("encode") == 1
 
 
+def of_colour(path, colour) -> np.ndarray:
+    return (np.asarray(PIL.Image.open(path).convert("RGB")) == colour).all(-1)
+
+
+def test_pictures_show_the_lesion_and_what_the_correctors_did(client):
+    _, contour, slider, _, corrections, *_ = client.predict(handed(SAMPLES[1]), *OPENING, api_name="/open_image")
+    outline, added, removed = of_colour(contour, CONTOUR), *(of_colour(corrections, x) for x in (ADDED, REMOVED))
+    assert outline.any()
+    assert added.any()
+    assert removed.any()
+    before, after = (np.asarray(PIL.Image.open(path)) for path in slider)
+    assert np.array_equal((before != after).any(-1)[added | removed], np.ones((added | removed).sum(), bool))
+    contour, (before, after), _, corrections, *_ = client.predict(2, 0.5, 0.5, [], api_name="/control")
+    assert not (of_colour(corrections, ADDED) | of_colour(corrections, REMOVED)).any()
+    assert PIL.Image.open(before) == PIL.Image.open(after)
+    contour, *_, table, mask, _, numbers, _, _, _, _ = client.predict(2, 0.5, 1.0, ["fp", "fn"], api_name="/control")
+    assert not of_colour(contour, CONTOUR).any()
+    assert dict(table)["Box"] == "no lesion marked"
+    assert not pixels(mask).any()
+    assert json.loads(Path(numbers).read_text())["box"] is None
+
+
 def test_two_visitors_do_not_meet(space_page, tmp_path, stages):
     first, second = (Client(space_page.local_url, download_files=str(tmp_path), verbose=False) for _ in range(2))
     alone = first.predict(handed(SAMPLES[0]), *OPENING, api_name="/open_image")
