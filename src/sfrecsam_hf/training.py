@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers import get_scheduler
 
-from .calibration import calibrate
+from .calibration import calibrate, calibrate_correction
 from .drawing import contact_sheet, overlay
 from .image_processing_sfrecsam import SFRecSamImageProcessorPil
 from .metrics import overlap
@@ -186,6 +186,8 @@ class TrainingRun:
         self.model = accelerator.unwrap_model(wrapped, keep_fp32_wrapper=False)
         self.model = self._whole_model()
         accelerator.free_memory()
+        if progress.stage == 2:
+            self._let_correctors_in()
         self.progress = Progress(stage=progress.stage + 1, seconds=progress.seconds)
 
     def _train_epoch(
@@ -354,10 +356,22 @@ class TrainingRun:
         start = time.perf_counter()
         thresholds = calibrate(self.model.eval(), self.processor, self.validation)
         self.progress.seconds += time.perf_counter() - start
+        self._save_calibrated(self.model, thresholds)
+
+    def _let_correctors_in(self) -> None:
+        """Chooses on the validation images how far the best correctors are let in."""
+        self.accelerator.wait_for_everyone()
+        start = time.perf_counter()
+        best = SFRecSamModel.from_pretrained(self.output / "best").to(self.accelerator.device).eval()
+        thresholds = calibrate_correction(best, self.processor, self.validation, self.config.mc_samples)
+        self.progress.seconds += time.perf_counter() - start
+        self._save_calibrated(best, thresholds)
+
+    def _save_calibrated(self, model: SFRecSamModel, thresholds: dict[str, float]) -> None:
         for name, value in thresholds.items():
-            setattr(self.model.config, name, value)
+            setattr(model.config, name, value)
         self.accelerator.print("calibrated on validation: " + ", ".join(f"{k} {v:.3f}" for k, v in thresholds.items()))
-        self._save_best(self.model)
+        self._save_best(model)
 
     def _save_best(self, model: SFRecSamModel) -> None:
         """Puts a whole folder in place, and later replaces its files one by one, so that it loads at any moment."""
