@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo space test browser lint clean
+.PHONY: demo space test browser lint checkpoint clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -26,6 +26,16 @@ browser: $(VENV)/installed
 		SUDO=$$(command -v sudo || true); $$SUDO apt-get update -qq && \
 		$$SUDO apt-get install -qq -y --no-install-recommends chromium fonts-liberation; \
 	else $(BIN)/playwright install chromium; fi
+
+# How the bundled checkpoint was made: make checkpoint BUSI=DIR BUSBRA=DIR SPLITS=CSV
+RECIPE := $(BIN)/sfrecsam train examples/configs/
+checkpoint: DATA := --train "$(BUSI)" "$(BUSBRA)" --validation "$(BUSI)" --splits "$(SPLITS)"
+checkpoint: $(VENV)/installed
+	$(RECIPE)tiny_1_from_scratch.yaml $(DATA) --output runs/tiny-1
+	$(RECIPE)tiny_2_annealed.yaml $(DATA) --model runs/tiny-1/best --output runs/tiny-2
+	$(RECIPE)tiny_3_correctors.yaml $(DATA) --model runs/tiny-2/best --output runs/tiny
+	$(BIN)/sfrecsam evaluate --data "$(BUSI)" --splits "$(SPLITS)" --split val --model runs/tiny/best --output runs/tiny/evaluation
+	$(BIN)/sfrecsam evaluate --data "$(BUSBRA)" --split val --model runs/tiny/best --output runs/tiny/evaluation/bus-bra
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check --fix .
