@@ -81,7 +81,7 @@ class Actions:
             if image is None:
                 return [None, *_nothing()]
             upload = Path(image)
-            visit.uploads.add(upload)
+            self.visits.keep(visit, [upload])
             try:
                 return self._opened(visit, read_upload(upload), upload.name)
             except ValueError as error:
@@ -154,7 +154,7 @@ class Actions:
     def receive(self, request: gr.Request, files: list[str] | None) -> None:
         """Remembers uploads, so that they go with the visitor even if nothing is done with them."""
         with self.visits.of(request.session_hash) as visit:
-            visit.uploads.update(map(Path, files or []))
+            self.visits.keep(visit, [Path(file) for file in files or []])
 
     @friendly
     def batch(
@@ -171,7 +171,7 @@ class Actions:
         """Segments several images, and compares them with reference masks where there are any."""
         paths, reference_paths = ([Path(path) for path in group or []] for group in (images, references))
         with self.visits.of(request.session_hash) as visit:
-            visit.uploads.update(paths + reference_paths)
+            self.visits.keep(visit, paths + reference_paths)
             folder = visit.new_folder("batch")
         answer = segment_batch(
             self.staged,
@@ -219,7 +219,7 @@ class Actions:
             raise ValueError("No image was given; pass a file.")
         with self.visits.of(request.session_hash) as visit:
             upload = Path(image)
-            visit.uploads.add(upload)
+            self.visits.keep(visit, [upload])
             settings = Controls(mc_samples, suspicion_threshold, presence_threshold, tuple(correctors))
             call = Visit(visit.folder, settings)
             call.open(self.staged, read_upload(upload), upload.name)

@@ -133,12 +133,6 @@ class Visit:
             shutil.rmtree(old)
         return folder
 
-    def delete_files(self, elsewhere: set[Path]) -> None:
-        """Deletes answers and uploads, but none in use `elsewhere`: equal files of two visitors are one on disk."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-        for upload in self.uploads - elsewhere:
-            upload.unlink(missing_ok=True)
-
     def _check_inside(self, x: float, y: float) -> None:
         if self.encoded is None:
             raise ValueError("There is no image to point at; drop one or pick a sample first.")
@@ -160,6 +154,7 @@ class Visits:
         self.root = root
         self.controls = controls
         self._visits: dict[str, Visit] = {}
+        self._written: dict[Path, int | None] = {}
         self._lock = threading.Lock()
 
     @contextmanager
@@ -175,7 +170,13 @@ class Visits:
                 yield visit
             finally:
                 if self._visits.get(session) is not visit:  # the page was closed while this action waited
-                    self._delete(visit)
+                    self.delete(visit)
+
+    def keep(self, visit: Visit, uploads: list[Path]) -> None:
+        """Remembers uploads, so that they go with the visitor."""
+        with self._lock:
+            visit.uploads.update(uploads)
+            self._written.update({upload: _written(upload) for upload in uploads})
 
     def leave(self, session: str) -> None:
         """Ends a visit, when the action that runs is done: nothing of it is left in memory or on disk."""
@@ -183,7 +184,7 @@ class Visits:
             visit = self._visits.pop(session, None)
         if visit is not None:
             with visit.lock:
-                self._delete(visit)
+                self.delete(visit)
 
     def forget_idle(self) -> None:
         """Ends the visits that were not used for an hour."""
@@ -208,7 +209,21 @@ class Visits:
             stop.set()
             watcher.join()
 
-    def _delete(self, visit: Visit) -> None:
+    def delete(self, visit: Visit) -> None:
+        """
+        Deletes a visit's answers and uploads.
+
+        Equal files of two visitors are one file on disk: it stays while another visit has it, and when it was written
+        anew by somebody whose visit does not have it yet.
+        """
+        shutil.rmtree(visit.folder, ignore_errors=True)
         with self._lock:
             elsewhere = set().union(*(other.uploads for other in self._visits.values()))
-        visit.delete_files(elsewhere)
+            for upload in visit.uploads - elsewhere:
+                if self._written.pop(upload, None) == _written(upload):
+                    upload.unlink(missing_ok=True)
+            visit.uploads.clear()
+
+
+def _written(upload: Path) -> int | None:
+    return upload.stat().st_mtime_ns if upload.is_file() else None

@@ -4,6 +4,7 @@ import csv
 import io
 import itertools
 import json
+import os
 import re
 import subprocess
 import sys
@@ -289,7 +290,10 @@ def test_bad_files_are_refused_in_one_sentence(client, tmp_path, make, said):
 
 def test_an_upload_ends_where_the_limit_is_passed(space_page):
     files = {"files": ("heavy.png", bytes(22_000_000))}
+    kept = Path(os.environ["GRADIO_TEMP_DIR"])
+    before = set(kept.rglob("*"))
     assert httpx.post(f"{space_page.local_url}gradio_api/upload", files=files).status_code == 413
+    assert set(kept.rglob("*")) <= before
 
 
 @pytest.mark.parametrize(
@@ -411,7 +415,7 @@ def test_nothing_is_left_when_a_visit_ends(tmp_path, loaded):
     staged = StagedModel(*loaded)
     for session in ("a", "b"):
         with visits.of(session) as visit:
-            visit.uploads.add(upload)
+            visits.keep(visit, [upload])
             visit.open(staged, PIL.Image.open(upload).convert("RGB"), upload.name)
             (visit.new_folder("segment") / f"{session}.png").touch()
     visits.leave("a")
@@ -424,6 +428,22 @@ def test_nothing_is_left_when_a_visit_ends(tmp_path, loaded):
         assert visit.encoded is None
 
 
+def test_an_equal_file_that_somebody_just_uploaded_stays_for_them(tmp_path):
+    visits, upload = Visits(tmp_path, CONTROLS), tmp_path / "upload.png"
+    upload.touch()
+    with visits.of("a") as visit:
+        visits.keep(visit, [upload])
+    (tmp_path / "incoming").write_bytes(b"")
+    os.utime(tmp_path / "incoming", ns=(1, 1))
+    (tmp_path / "incoming").rename(upload)  # as the server stores what the second visitor sent
+    visits.leave("a")
+    assert upload.exists()
+    with visits.of("b") as visit:
+        visits.keep(visit, [upload])
+    visits.leave("b")
+    assert not upload.exists()
+
+
 def test_an_answer_that_comes_after_the_visitor_left_is_deleted_too(tmp_path):
     visits, upload = Visits(tmp_path, CONTROLS), tmp_path / "upload.png"
     upload.touch()
@@ -433,7 +453,7 @@ def test_an_answer_that_comes_after_the_visitor_left_is_deleted_too(tmp_path):
         with visits.of("a") as visit:
             inside.set()
             go_on.wait()
-            visit.uploads.add(upload)
+            visits.keep(visit, [upload])
             (visit.new_folder("segment") / "mask.png").touch()
 
     answering = threading.Thread(target=answer)

@@ -19,7 +19,7 @@ import batch
 from sfrecsam_hf import segment
 from sfrecsam_hf.checkpoints import load_checkpoint
 from uploads import read_upload
-from visits import Visit
+from visits import Visits
 
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLES = sorted(path for path in (ROOT / "space" / "samples").glob("*.png") if not path.stem.endswith("_mask"))
@@ -394,14 +394,15 @@ def test_a_file_that_is_too_large_is_not_even_sent(visit, tmp_path):
 def test_an_upload_is_gone_when_its_visit_ends(visit, monkeypatch, tmp_path, into):
     upload = tmp_path / f"private-{into}.png"
     PIL.Image.open(SAMPLES[5]).rotate(3).save(upload)
-    deleted, delete_files = threading.Event(), Visit.delete_files
+    deleted, delete = threading.Event(), Visits.delete
 
-    def noted(visit, elsewhere):
-        delete_files(visit, elsewhere)
-        if upload.name in {path.name for path in visit.uploads}:
+    def noted(visits, visit):
+        mine = upload.name in {path.name for path in visit.uploads}
+        delete(visits, visit)
+        if mine:
             deleted.set()
 
-    monkeypatch.setattr(Visit, "delete_files", noted)
+    monkeypatch.setattr(Visits, "delete", noted)
     page = visit()
     if into == "image":
         page.set_input_files(f"#{into} input[type=file]", upload)
