@@ -6,10 +6,16 @@ from conftest import randomised, tiny_config, tiny_model
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers.models.sam.modeling_sam import SamVisionAttention
 
-from sfrecsam_hf import SFRecSamModel, SFRecSamVisionConfig
-from sfrecsam_hf.attention import BAND, SFRecSamVisionAttention
+from sfrecsam_hf import SFRecSamModel, SFRecSamVisionConfig, attention
+from sfrecsam_hf.attention import SFRecSamVisionAttention
 
 WITHOUT_BIAS = ("unbiased", "folded", "banded")
+
+
+@pytest.fixture(autouse=True)
+def short_bands(monkeypatch):
+    """So that a grid of 20 tokens a side needs several bands, the last of them shorter than the others."""
+    monkeypatch.setattr(attention, "BAND", 400 * 150)
 
 
 class LargestTensor(TorchDispatchMode):
@@ -41,7 +47,6 @@ def attentions(grid: int, window: int, implementation: str, use_rel_pos: bool = 
 @pytest.mark.parametrize("implementation", ["eager", "sdpa", *WITHOUT_BIAS])
 @pytest.mark.parametrize(("grid", "window"), [(12, 4), (12, 5), (5, 0), (20, 0)])
 def test_equals_sams_attention(implementation, grid, window):
-    assert BAND < 20 * 20, "the largest grid must need several bands"
     reference, ours = attentions(grid, window, implementation)
     side = window or grid
     hidden = torch.randn(3, side, side, 32, generator=torch.Generator().manual_seed(2))
@@ -53,8 +58,8 @@ def test_equals_sams_attention(implementation, grid, window):
 def test_gradients_are_sams(implementation):
     reference, ours = attentions(20, 0, implementation)
     hidden = torch.randn(1, 20, 20, 32, generator=torch.Generator().manual_seed(3))
-    for attention in (reference, ours):
-        attention(hidden)[0].square().sum().backward()
+    for module in (reference, ours):
+        module(hidden)[0].square().sum().backward()
     for (name, expected), given in zip(reference.named_parameters(), ours.parameters(), strict=True):
         scale = float(expected.grad.abs().max())
         assert (given.grad - expected.grad).abs().max() < 1e-4 * scale, name
@@ -67,17 +72,39 @@ def test_works_without_relative_positions(implementation):
     torch.testing.assert_close(ours(hidden)[0], reference(hidden)[0], atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("implementation", ["folded", "banded"])
-def test_no_tensor_has_the_size_of_the_bias(implementation):
+@pytest.mark.parametrize(("implementation", "training"), [("folded", True), ("banded", False), ("unbiased", False)])
+def test_no_tensor_has_the_size_of_the_bias(implementation, training):
     tokens, heads = 32 * 32, 2
     sizes = {}
     for name in ("sdpa", implementation):
         _, ours = attentions(32, 0, name)
-        with torch.no_grad(), LargestTensor() as largest:
-            ours(torch.randn(1, 32, 32, 32))
+        with torch.set_grad_enabled(training), LargestTensor() as largest:
+            ours(torch.randn(1, 32, 32, 32, requires_grad=training))
         sizes[name] = largest.size
     assert sizes["sdpa"] >= heads * tokens**2
     assert sizes[implementation] <= heads * tokens**2 / 4
+
+
+def kept_for_backward(implementation: str) -> int:
+    """Numbers that a training step holds between forward and backward."""
+    _, ours = attentions(32, 0, implementation)
+    kept = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes() // tensor.element_size()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        read = ours(torch.randn(1, 32, 32, 32, requires_grad=True))[0]
+    assert read.requires_grad
+    return sum(kept.values())
+
+
+def test_training_keeps_nothing_of_the_bias_size_by_default():
+    heads, tokens = 2, 32 * 32
+    assert kept_for_backward("sdpa") >= heads * tokens**2
+    assert kept_for_backward("unbiased") <= heads * tokens**2 / 2
 
 
 def test_default_is_without_bias_and_any_other_can_be_chosen_at_load_or_later(tmp_path, pixels):

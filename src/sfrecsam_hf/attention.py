@@ -5,11 +5,11 @@ both linear in the query. Written out as a bias it has `heads * tokens**2` numbe
 ViT-B at 1024 px. Two ways around it give the same answer:
 
 - `"folded"` appends the two terms to the query and one-hot codes of row and column to the key, so that the plain dot
-  product already contains them. No bias exists, which admits the flash kernels of a GPU and saves training memory.
-- `"banded"` takes the queries a few rows at a time, so that the bias in use stays in a CPU's cache.
+  product already contains them. No bias exists, which admits the fused kernels and keeps a training step small.
+- `"banded"` answers one head and a band of queries at a time, so that scores never leave a CPU core's cache.
 
-`"unbiased"`, the default, is `"folded"` on an accelerator and `"banded"` on a CPU, where the wider dot product costs
-more than the bias.
+`"unbiased"`, the default, is `"banded"` for inference on a CPU, where the wider dot product costs more than the bias,
+and `"folded"` elsewhere.
 """
 
 import torch
@@ -21,74 +21,95 @@ from transformers.models.sam.modeling_sam import SamVisionAttention, SamVisionSd
 
 from .configuration_sfrecsam import SFRecSamVisionConfig
 
-BAND = 256  # queries whose bias is made at a time: 12 MB for ViT-B at 1024 px
+SMALL = 256  # tokens up to which the bias of all heads is small enough to be made whole
+BAND = 2**19  # scores at a time: 2 MiB, the second-level cache of a core
 UNBIASED = ("unbiased", "folded", "banded")
 
-# The mask decoder has no relative positions: for it all three are PyTorch's own attention.
+# The mask decoder has no relative positions: for it all of them are PyTorch's own attention.
 for name in UNBIASED:
     AttentionInterface.register(name, sdpa_attention_forward)
 
 
-def relative_terms(
-    query: Tensor, rel_pos_h: Tensor, rel_pos_w: Tensor, size: tuple[int, int]
-) -> tuple[Tensor, Tensor]:
+def by_distance(table: Tensor, length: int) -> Tensor:
     """
-    What the decomposed relative positions add to a query's dot product with each key row and each key column.
+    Entry of SAM's relative positions for every pair of query and key.
 
     Args:
-        query (`torch.Tensor` of shape `(batch, heads, height * width, head_dim)`): Unscaled queries.
-        rel_pos_h (`torch.Tensor` of shape `(2 * height - 1, head_dim)`): SAM's table for rows.
-        rel_pos_w (`torch.Tensor` of shape `(2 * width - 1, head_dim)`): SAM's table for columns.
-        size (`tuple[int, int]`): Height and width of the grid or window.
+        table (`torch.Tensor` of shape `(2 * length - 1, head_dim)`): By distance, from `1 - length` on.
+        length (`int`): Rows or columns of the grid or window.
 
     Returns:
-        Two tensors of shape `(batch, heads, height * width, height)` and `(batch, heads, height * width, width)`.
+        `torch.Tensor` of shape `(length, length, head_dim)`.
     """
-    grid = query.unflatten(2, size)
-    rows = torch.einsum("bnhwc,hkc->bnhwk", grid, _by_distance(rel_pos_h, size[0]))
-    columns = torch.einsum("bnhwc,wkc->bnhwk", grid, _by_distance(rel_pos_w, size[1]))
-    return rows.flatten(2, 3), columns.flatten(2, 3)
-
-
-def _by_distance(table: Tensor, length: int) -> Tensor:
-    """Entry of the table for every pair of query and key, of shape `(length, length, head_dim)`."""
     place = torch.arange(length, device=table.device)
     return table[place[:, None] - place[None] + length - 1]
 
 
-def folded_attention(query: Tensor, key: Tensor, value: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+def relative_terms(query: Tensor, vertical: Tensor, horizontal: Tensor) -> tuple[Tensor, Tensor]:
+    """
+    What the decomposed relative positions add to a query's dot product with each key row and each key column.
+
+    Args:
+        query (`torch.Tensor` of shape `(..., height * width, head_dim)`): Unscaled queries.
+        vertical (`torch.Tensor` of shape `(height, height, head_dim)`): From `by_distance`.
+        horizontal (`torch.Tensor` of shape `(width, width, head_dim)`): From `by_distance`.
+
+    Returns:
+        Two tensors of shape `(..., height * width, height)` and `(..., height * width, width)`.
+    """
+    grid = query.unflatten(-2, (len(vertical), len(horizontal)))
+    rows = grid @ vertical.transpose(1, 2)
+    columns = (grid.transpose(-3, -2) @ horizontal.transpose(1, 2)).transpose(-3, -2)
+    return rows.flatten(-3, -2), columns.flatten(-3, -2)
+
+
+def folded_attention(query: Tensor, key: Tensor, value: Tensor, vertical: Tensor, horizontal: Tensor) -> Tensor:
     """
     Attention with the relative terms inside the dot product.
 
     Args:
-        query, key, value (`torch.Tensor` of shape `(batch, heads, tokens, head_dim)`): Unscaled.
-        rows (`torch.Tensor` of shape `(batch, heads, tokens, height)`): From `relative_terms`.
-        columns (`torch.Tensor` of shape `(batch, heads, tokens, width)`): From `relative_terms`.
+        query, key, value (`torch.Tensor` of shape `(batch, heads, height * width, head_dim)`): Unscaled.
+        vertical (`torch.Tensor` of shape `(height, height, head_dim)`): From `by_distance`.
+        horizontal (`torch.Tensor` of shape `(width, width, head_dim)`): From `by_distance`.
 
     Returns:
-        `torch.Tensor` of shape `(batch, heads, tokens, head_dim)`.
+        `torch.Tensor` of shape `(batch, heads, height * width, head_dim)`.
     """
-    height, width, head_dim = rows.shape[-1], columns.shape[-1], query.shape[-1]
+    height, width, head_dim = len(vertical), len(horizontal), query.shape[-1]
     row_codes = torch.eye(height, dtype=key.dtype, device=key.device).repeat_interleave(width, dim=0)
     column_codes = torch.eye(width, dtype=key.dtype, device=key.device).repeat(height, 1)
     codes = torch.cat([row_codes, column_codes], dim=1).expand(*key.shape[:2], -1, -1)
-    query = torch.cat([query * head_dim**-0.5, rows, columns], dim=-1)
+    query = torch.cat([query * head_dim**-0.5, *relative_terms(query, vertical, horizontal)], dim=-1)
     key = torch.cat([key, codes], dim=-1)
     # The fused kernels want values as wide as keys.
     value = F.pad(value, (0, height + width))
     return F.scaled_dot_product_attention(query, key, value, scale=1.0)[..., :head_dim]
 
 
-def banded_attention(query: Tensor, key: Tensor, value: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """As `folded_attention`, with a bias for `BAND` queries at a time."""
-    bands = zip(*(part.split(BAND, dim=2) for part in (query, rows, columns)), strict=True)
-    read = [
-        F.scaled_dot_product_attention(
-            part, key, value, attn_mask=(row[..., :, None] + column[..., None, :]).flatten(-2)
-        )
-        for part, row, column in bands
-    ]
-    return torch.cat(read, dim=2)
+def banded_attention(query: Tensor, key: Tensor, value: Tensor, vertical: Tensor, horizontal: Tensor) -> Tensor:
+    """
+    As `folded_attention`, with scores for one head and at most `BAND` pairs of query and key at a time.
+
+    Windows are small enough for one piece, and a compiled graph is one because it cannot loop over a free batch.
+    """
+    if query.shape[2] <= SMALL or torch.compiler.is_compiling():
+        bias = _bias(*relative_terms(query, vertical, horizontal))
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+    heads = zip(*(part.flatten(0, 1) for part in (query, key, value)), strict=True)
+    read = [_one_head(*head, vertical, horizontal) for head in heads]
+    return torch.stack(read).unflatten(0, query.shape[:2])
+
+
+def _one_head(query: Tensor, key: Tensor, value: Tensor, vertical: Tensor, horizontal: Tensor) -> Tensor:
+    queries = max(BAND // len(key), 1)
+    bands = zip(*(part.split(queries) for part in (query, *relative_terms(query, vertical, horizontal))), strict=True)
+    key = key.T * query.shape[-1] ** -0.5
+    return torch.cat([_bias(rows, columns).addmm_(part, key).softmax(dim=-1) @ value for part, rows, columns in bands])
+
+
+def _bias(rows: Tensor, columns: Tensor) -> Tensor:
+    """Both terms for every pair of query and key, of shape `(..., queries, height * width)`."""
+    return (rows[..., :, None] + columns[..., None, :]).flatten(-2)
 
 
 class SFRecSamVisionAttention(SamVisionAttention):
@@ -113,11 +134,11 @@ class SFRecSamVisionAttention(SamVisionAttention):
         if implementation not in UNBIASED or not self.use_rel_pos:
             return SamVisionSdpaAttention.forward(self, hidden_states)
         if implementation == "unbiased":
-            implementation = "banded" if hidden_states.device.type == "cpu" else "folded"
+            inferring = hidden_states.device.type == "cpu" and not hidden_states.requires_grad
+            implementation = "banded" if inferring else "folded"
         batch, height, width, _ = hidden_states.shape
         heads = self.qkv(hidden_states).reshape(batch, height * width, 3, self.num_attention_heads, -1)
         query, key, value = heads.permute(2, 0, 3, 1, 4).unbind(0)
-        terms = relative_terms(query, self.rel_pos_h, self.rel_pos_w, (height, width))
         attention = folded_attention if implementation == "folded" else banded_attention
-        read = attention(query, key, value, *terms)
+        read = attention(query, key, value, by_distance(self.rel_pos_h, height), by_distance(self.rel_pos_w, width))
         return self.proj(read.transpose(1, 2).reshape(batch, height, width, -1)), None
