@@ -7,7 +7,6 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import SamModel
 from transformers.models.sam.modeling_sam import (
-    SamMaskDecoder,
     SamPositionalEmbedding,
     SamPromptEncoder,
     SamTwoWayAttentionBlock,
@@ -21,6 +20,7 @@ from .encoder_sampling import encoder_samples
 from .false_corrector import DualFalseCorrector
 from .frequency_fusion import SpatialFrequencyBranch
 from .losses import base_losses, checked_labels, correction_losses, multimask_loss, weighted_sum
+from .mask_decoder import SFRecSamMaskDecoder
 from .outputs_sfrecsam import (
     Correction,
     PromptedRows,
@@ -60,7 +60,7 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
         self.vision_encoder = SFRecSamVisionEncoder(config.vision_config)
         self.prompt_encoder = SamPromptEncoder(config)
         config.mask_decoder_config._attn_implementation = config._attn_implementation
-        self.mask_decoder = SamMaskDecoder(config.mask_decoder_config)
+        self.mask_decoder = SFRecSamMaskDecoder(config.mask_decoder_config)
 
         channels = config.branch_channels
         fused = config.fusion != "none"
