@@ -31,7 +31,8 @@ def main() -> None:
     # Whoever has not installed this package adds trust_remote_code=True, and needs nothing else.
     segmenter = pipeline("lesion-segmentation", model=options.name)
     found = segmenter(str(bundled_space() / "samples" / "bus_0180-l.png"))
-    print(f"{options.name} finds a lesion of {np.count_nonzero(found['mask'])} pixels, presence {found['presence']:.2f}")
+    area = np.count_nonzero(found["mask"])
+    print(f"{options.name} finds a lesion of {area} pixels, presence {found['presence']:.2f}")
 
 
 if __name__ == "__main__":
