@@ -80,7 +80,8 @@ def test_predict(run, checkout, bundled):
         assert f"{name}.png: lesion with probability {found.presence:.2f}, {found.mask.sum()} pixels" in printed
 
 
-def test_predict_with_prompts(run, checkout, bundled):
+def test_predict_with_prompts(run, checkout, tiny_checkpoint):
+    """With a model that every prompt moves, so that one left out would be seen."""
     scan = SAMPLES / "bus_0180-l.png"
     click, box, both = commands("predict_with_prompts.py")
     for command, prompts in (
@@ -88,9 +89,10 @@ def test_predict_with_prompts(run, checkout, bundled):
         (box, {"input_boxes": [[30.0, 35.0, 180.0, 165.0]]}),
         (both, {"input_points": [[100.0, 100.0], [20.0, 250.0]], "input_labels": [1, 0]}),
     ):
-        run(command)
-        masks = [found.mask for found in segment(*bundled, [scan, (scan, prompts)])]
-        tiles = [overlay(PIL.Image.open(scan), mask) for mask in masks]
+        run(command, "--model", str(tiny_checkpoint))
+        alone, prompted = segment(*load_checkpoint(tiny_checkpoint), [scan, (scan, prompts)])
+        assert not np.array_equal(alone.mask, prompted.mask)
+        tiles = [overlay(PIL.Image.open(scan), found.mask) for found in (alone, prompted)]
         assert same_picture(Path("prompted.png"), contact_sheet(tiles, ["by itself", "prompted"], columns=2))
 
 
