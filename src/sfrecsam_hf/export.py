@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from .modeling_sfrecsam import SFRecSamModel
-from .outputs_sfrecsam import SampleNoise, SFRecSamImageEmbeddings, SFRecSamOutput
+from .outputs_sfrecsam import SFRecSamImageEmbeddings, SFRecSamOutput
+from .sample_noise import SampleNoise
 
 EMBEDDINGS = ("image_embeddings", "high_resolution_features", "coarse_masks", "presence_logits", "valid_region")
 ANSWER = ("probability", "initial_probability", "uncertainty", "presence", "iou_score")

@@ -24,7 +24,6 @@ from .mask_decoder import SFRecSamMaskDecoder
 from .outputs_sfrecsam import (
     Correction,
     PromptedRows,
-    SampleNoise,
     SFRecSamImageEmbeddings,
     SFRecSamOutput,
     checked_embeddings,
@@ -32,6 +31,7 @@ from .outputs_sfrecsam import (
     valid_region,
 )
 from .prompts import Prompts, automatic_prompts, given_prompts, group_by_kind, jittered
+from .sample_noise import SampleNoise
 from .training_stages import NEW_MODULES, StagedTraining
 from .uncertainty import UncertaintyHead, uncertainty_from_samples
 from .vision_encoder import SFRecSamPreTrainedModel, SFRecSamVisionEncoder
@@ -236,8 +236,8 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
             correctors (`Sequence[str]`, *optional*): Overrides the configuration with a subset of it.
             sample_encoder (`bool`): Reference mode: repeats the encoder with dropout for each sample. Measures what
                 sampling behind a single encoder pass costs in quality; slow.
-            noise ([`SampleNoise`], *optional*): From `draw_noise`, in place of a generator: compiled and exported
-                graphs cannot seed one.
+            noise ([`SampleNoise`], *optional*): From `draw_noise`, in place of a generator, which compiled and
+                exported graphs cannot take.
 
         Raises:
             ValueError: Neither or both of image and embeddings are given, prompts or labels do not fit, or a switch
@@ -254,7 +254,7 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
             raise ValueError(f"correctors={correctors} names {unknown}, but this model has {self.config.correctors}.")
         correcting = self.training_stage != 1 or not self.training
         sampling = correcting and mc_samples > 0
-        if sampling and (noise is None or sample_encoder):
+        if sample_encoder:
             generator = generator or torch.Generator().manual_seed(0)
 
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.training_stage != 2):
@@ -338,7 +338,7 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
             feature_channels=self.coarse_mask_head.classify.in_channels,
             dropout=self.config.sample_dropout,
             jitter=self.config.prompt_jitter,
-            generator=generator or torch.Generator().manual_seed(0),
+            generator=generator,
         ).to(self.device, self.dtype)
 
     def _decode(self, rows: PromptedRows, multimask_output: bool, noise: SampleNoise | None) -> tuple[Tensor, Tensor]:

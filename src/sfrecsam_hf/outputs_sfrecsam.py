@@ -93,49 +93,6 @@ class SFRecSamOutput(ModelOutput):
 
 
 @dataclass
-class SampleNoise:
-    """Noise of the stochastic passes, drawn once and shared by all images, so that no batch changes a mask."""
-
-    embedding: Tensor
-    features: Tensor
-    prompts: Tensor
-
-    @classmethod
-    def draw(
-        cls,
-        samples: int,
-        embedding_channels: int,
-        feature_channels: int,
-        dropout: float,
-        jitter: float,
-        generator: torch.Generator,
-    ) -> "SampleNoise":
-        """Noise of `1 + samples` passes, the first of them without any."""
-        device = generator.device
-
-        def channel_dropout(channels: int) -> Tensor:
-            kept = torch.rand(samples, channels, generator=generator, device=device) >= dropout
-            scaled = torch.cat([torch.ones(1, channels, device=device), kept / (1 - dropout)])
-            return scaled[:, None, :, None, None]
-
-        moves = torch.randn(samples, 4, generator=generator, device=device) * jitter
-        return cls(
-            embedding=channel_dropout(embedding_channels),
-            features=channel_dropout(feature_channels),
-            prompts=torch.cat([torch.zeros(1, 4, device=device), moves]),
-        )
-
-    def to(self, device: torch.device, dtype: torch.dtype) -> "SampleNoise":
-        """The noise where the model computes; prompts stay in float32."""
-        return SampleNoise(self.embedding.to(device, dtype), self.features.to(device, dtype), self.prompts.to(device))
-
-    def only(self, sample: int) -> "SampleNoise":
-        """The noise of one pass."""
-        chosen = slice(sample, sample + 1)
-        return SampleNoise(self.embedding[chosen], self.features[chosen], self.prompts[chosen])
-
-
-@dataclass
 class PromptedRows:
     """One row per mask to decode: its image's embeddings, and its prompts in groups of one kind."""
 

@@ -122,17 +122,24 @@ def given_prompts(
             f"input_labels must have the shape {tuple(input_points.shape[:3])} of input_points, but got "
             f"{tuple(input_labels.shape)}."
         )
-    known = torch.tensor([1, 0, -1, ABSENT])
-    if input_labels is not None and not bool(torch.isin(input_labels.cpu(), known).all()):
-        raise ValueError(f"input_labels must be 1 (lesion), 0 (background), or -1 or {ABSENT} (no point).")
+    if input_labels is not None:
+        known = torch.tensor([1, 0, -1, ABSENT], device=input_labels.device)
+        input_labels = _required(
+            input_labels,
+            torch.isin(input_labels, known),
+            f"input_labels must be 1 (lesion), 0 (background), or -1 or {ABSENT} (no point).",
+        )
     named = {"input_points": input_points, "input_boxes": input_boxes, "input_masks": input_masks}
     for name, value in named.items():
         if value is not None and value.shape[0] != batch_size:
             raise ValueError(f"{name} are given for {value.shape[0]} images, but the batch has {batch_size}.")
-    counts = {name: value.shape[1] for name, value in list(named.items())[:2] if value is not None}
-    if len(set(counts.values())) > 1:
-        raise ValueError(f"Each image needs as many boxes as point prompts, but got {counts}.")
-    per_image = next(iter(counts.values()), 1)
+    if input_points is not None and input_boxes is not None and input_points.shape[1] != input_boxes.shape[1]:
+        raise ValueError(
+            f"Each image needs as many boxes as point prompts, but got {input_boxes.shape[1]} and "
+            f"{input_points.shape[1]}."
+        )
+    first = input_points if input_points is not None else input_boxes
+    per_image = 1 if first is None else first.shape[1]
     prompts = Prompts(
         points=None if input_points is None else input_points.flatten(0, 1).float(),
         labels=None if input_labels is None else input_labels.flatten(0, 1),
@@ -144,22 +151,39 @@ def given_prompts(
 
 
 def _check_inside(prompts: Prompts, image_size: int) -> None:
-    if torch.compiler.is_exporting():
-        return
-    inside = []
+    words = (
+        f"{{}} lie outside the {image_size}-pixel input or are turned round; give coordinates inside the image, boxes "
+        "as (x1, y1, x2, y2)."
+    )
     if prompts.points is not None:
         ok = ((prompts.points >= 0) & (prompts.points <= image_size)).all(-1) | (prompts.labels == ABSENT)
-        inside.append(("input_points", ok))
+        prompts.points = _required(prompts.points, ok, words.format("input_points"))
     if prompts.boxes is not None:
         ordered = (prompts.boxes[:, 2:] >= prompts.boxes[:, :2]).all(-1)
         ok = ((prompts.boxes >= 0) & (prompts.boxes <= image_size)).all(-1) & ordered
-        inside.append(("input_boxes", ok | ~has_box(prompts)))
-    for name, ok in inside:
-        if not bool(ok.all()):
-            raise ValueError(
-                f"{name} lie outside the {image_size}-pixel input or are turned round; give coordinates inside the "
-                "image, boxes as (x1, y1, x2, y2)."
-            )
+        prompts.boxes = _required(prompts.boxes, ok | ~has_box(prompts), words.format("input_boxes"))
+
+
+def _required(prompt: Tensor, ok: Tensor, message: str) -> Tensor:
+    """The prompt, if all of `ok` is true; a ValueError if not, in a compiled graph too, but not in an exported one."""
+    if torch.compiler.is_exporting():
+        return prompt
+    if torch.compiler.is_compiling():
+        return _required_in_graph(prompt, ok, message)
+    if not bool(ok.all()):
+        raise ValueError(message)
+    return prompt
+
+
+# A graph cannot branch on values. As an operator of its own the check is one opaque step of it.
+@torch.library.custom_op("sfrecsam::required", mutates_args=())
+def _required_in_graph(prompt: Tensor, ok: Tensor, message: str) -> Tensor:
+    return _required(prompt, ok, message).clone()
+
+
+@_required_in_graph.register_fake
+def _(prompt: Tensor, ok: Tensor, message: str) -> Tensor:
+    return torch.empty_like(prompt)
 
 
 def has_box(prompts: Prompts) -> Tensor:
@@ -179,10 +203,20 @@ def group_by_kind(prompts: Prompts, rows: int) -> list[tuple[Tensor, Prompts | N
 
     Returns:
         Pairs of row indices and their prompts without padding; None for rows that have no prompt.
+
+    Raises:
+        ValueError: A compiled model is given a batch in which a row lacks a prompt.
     """
     if prompts.points is None and prompts.boxes is None and prompts.masks is None:
         return [(torch.arange(rows), None)]
-    if torch.compiler.is_exporting():  # a graph cannot look at values: every row has every prompt
+    if torch.compiler.is_compiling():  # a graph cannot branch on values: every row has every prompt
+        words = (
+            f"{{}} hold {ABSENT} for a prompt that is absent, which a compiled model cannot answer; run it eagerly."
+        )
+        if prompts.labels is not None:
+            prompts.labels = _required(prompts.labels, prompts.labels != ABSENT, words.format("input_labels"))
+        if prompts.boxes is not None:
+            prompts.boxes = _required(prompts.boxes, has_box(prompts), words.format("input_boxes"))
         return [(torch.arange(rows), prompts)]
     kinds: dict[tuple[int, bool, bool], list[int]] = {}
     points = [0] * rows if prompts.labels is None else (prompts.labels != ABSENT).sum(dim=-1).tolist()
