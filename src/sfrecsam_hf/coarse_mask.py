@@ -93,4 +93,6 @@ class HighResolutionJoin(nn.Module):
         if masks.shape[-2:] != features.shape[-2:]:
             masks = F.interpolate(masks, size=features.shape[-2:], mode="bilinear", align_corners=False)
         mixed = F.gelu(self.mix(torch.cat([features, coarse, masks], dim=1)))
-        return masks + self.projection(torch.cat([mixed, coarse], dim=1))
+        # The projection of both without a copy of both.
+        weight, bias = self.projection.weight, self.projection.bias
+        return masks + F.conv2d(mixed, weight[:, :-1], bias) + weight[:, -1:] * coarse

@@ -383,7 +383,7 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
         )
         masks, iou_scores = self.mask_decoder(
             image_embeddings=image,
-            image_positional_embeddings=self.get_image_wide_positional_embeddings().expand(image.shape[0], -1, -1, -1),
+            image_positional_embeddings=self.get_image_wide_positional_embeddings(),
             sparse_prompt_embeddings=sparse,
             dense_prompt_embeddings=dense,
             multimask_output=multimask_output,

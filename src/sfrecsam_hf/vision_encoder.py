@@ -142,7 +142,8 @@ class SFRecSamVisionEncoder(SFRecSamPreTrainedModel, SamVisionEncoder):
             fused_features (`torch.Tensor` of shape `(batch, fused_channels, grid, grid)`, *optional*):
                 Last level of the spatial-frequency branch.
         """
-        hidden_states = self.patch_embed(pixel_values)
+        # Patches arrive as a view of a channels-first map, which every norm and sum of every block would copy.
+        hidden_states = self.patch_embed(pixel_values).contiguous()
         if self.pos_embed is not None:
             hidden_states = hidden_states + self.pos_embed
         for layer in self.layers:
