@@ -20,6 +20,7 @@
       handle.tabIndex = 0;
       handle.setAttribute("role", "slider");
       handle.setAttribute("aria-label", "Line between before and after; arrow keys move it");
+      handle.setAttribute("aria-valuenow", "50");
     }
   }
 
@@ -37,6 +38,10 @@
     mouse("mousedown", handle, x, top);
     mouse("mousemove", window, x + step, top);
     mouse("mouseup", window, x + step, top);
+    setTimeout(() => {  // once Gradio has moved the line
+      const clip = document.querySelectorAll("#before-after .content img")[1].style.clipPath;
+      handle.setAttribute("aria-valuenow", parseInt(clip.split(" ").at(-1)));
+    });
   }
 
   // Corners of the drawn box in pixels of the shown image, which may stand in a larger frame.

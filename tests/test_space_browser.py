@@ -194,6 +194,7 @@ def test_all_is_reached_without_a_mouse(visit):
     before = after.get_attribute("style")
     page.keyboard.press("ArrowLeft")
     expect(after).not_to_have_attribute("style", before)
+    expect(page.locator("#before-after [role=slider]")).not_to_have_attribute("aria-valuenow", "50")
     for name in ("download-mask", "download-overlay", "download-numbers"):
         tab_to(page, f"#{name}")
     for tab, name in (("Guide", "place"), ("Compare", "run-batch"), ("Explain", "energy")):
@@ -421,6 +422,22 @@ def test_an_upload_is_gone_when_its_visit_ends(visit, monkeypatch, tmp_path, int
 def luminance(page, name):
     red, green, blue = page.locator(name).evaluate("x => getComputedStyle(x).color").strip("rgb()").split(",")[:3]
     return (int(red) + int(green) + int(blue)) / 3
+
+
+def test_fingers_tap_points_and_box_corners(visit):
+    page = visit(PHONE, has_touch=True)
+    page.locator("#samples button").nth(1).tap()
+    expect_answer(page, SAMPLES[1].stem)
+    page.get_by_role("tab", name="Guide").tap()
+    expect(page.locator("#guide img")).to_be_visible()
+    areas = [value_of(page, "guide-measurements", "Area")]
+    for kind, x, y in (("Lesion", 0.5, 0.4), ("Box corner", 0.3, 0.2), ("Box corner", 0.7, 0.6)):
+        page.get_by_label(kind).check()
+        before = source(page, "guide")
+        page.touchscreen.tap(*at(page, "guide", x, y))
+        expect_another(page, "guide", before)
+        areas.append(value_of(page, "guide-measurements", "Area"))
+    assert areas[0] != areas[1] == areas[2] != areas[3]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
