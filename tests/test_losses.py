@@ -156,3 +156,17 @@ def test_a_scan_without_a_lesion_teaches_the_correctors_nothing(pixels):
     for name in ("final", "false_positive", "false_negative"):
         assert output.loss_terms[name] == 0, name
     assert output.loss_terms["uncertainty"] > 0
+
+
+@torch.no_grad()
+def test_prompt_labels_teach_the_prompts_and_labels_the_image(labels, pixels):
+    model = tiny_model()
+    boxes = torch.tensor([[[4.0, 4.0, 30.0, 30.0]]]).repeat(len(pixels), 1, 1)
+    asked = torch.zeros_like(labels)[:, None]
+    image = model(pixels, input_boxes=boxes, labels=labels).loss_terms
+    both = model(pixels, input_boxes=boxes, labels=labels, prompt_labels=asked).loss_terms
+    nothing = model(pixels, input_boxes=boxes, labels=torch.zeros_like(labels)).loss_terms
+    assert torch.equal(both["coarse"], image["coarse"])
+    assert torch.equal(both["presence"], image["presence"])
+    assert torch.equal(both["segmentation"], nothing["segmentation"])
+    assert not torch.equal(both["segmentation"], image["segmentation"])

@@ -56,6 +56,16 @@ def test_automatic_prompts_use_no_ground_truth(model, pixels):
     assert torch.equal(plain.prompt_points[:, 0], coarse.points)
 
 
+@torch.no_grad()
+def test_what_the_coarse_mask_says_reaches_the_mask_of_automatic_rows_alone(pixels):
+    model = tiny_model()
+    box = torch.tensor([[[20.0, 20, 50, 50]]] * 2)
+    prompted, automatic = model(pixels, input_boxes=box).initial_masks, model(pixels).initial_masks
+    model.coarse_mask_head.classify.bias += 0.01  # too little to move the automatic prompts
+    assert torch.equal(model(pixels, input_boxes=box).initial_masks, prompted)
+    assert not torch.equal(model(pixels).initial_masks, automatic)
+
+
 @pytest.mark.parametrize(
     "given_prompt",
     [

@@ -13,16 +13,18 @@ from torch.nn import functional as F
 
 Draw = Callable[..., Tensor]
 
+WAVES = (5, 5)  # points at which the smooth displacement is drawn
+
 
 def augment(
     images: Tensor, masks: Tensor, sizes: Tensor, seeds: list[int], strength: float = 1.0
 ) -> tuple[Tensor, Tensor, Tensor]:
     """
-    Flips, small affine, gamma, gain, depth-dependent attenuation, lateral shading, speckle and blur.
+    Flips, affine and elastic warps, gamma, gain, depth-dependent attenuation, lateral shading, speckle and blur.
 
     Args:
         images (`torch.Tensor` of shape `(batch, 1, height, width)`): Gray in [0, 1], padded right and below.
-        masks (`torch.Tensor` of shape `(batch, 1, height, width)`): 0 or 1.
+        masks (`torch.Tensor` of shape `(batch, masks, height, width)`): 0 or 1.
         sizes (`torch.Tensor` of shape `(batch, 2)`): Height and width inside the padding.
         seeds (`list[int]`): One per image.
         strength (`float`): 0 for none, 1 for the recipe's.
@@ -37,7 +39,7 @@ def augment(
         drawn = torch.stack([torch.rand(2, generator=generator) for generator in generators])
         return (low + (high - low) * drawn[:, 0]) * strength * (drawn[:, 1] < chance)
 
-    images, masks, valid = _affine(images, masks, sizes, uniform)
+    images, masks, valid = _warped(images, masks, sizes, generators, uniform)
     images = _intensity(images, generators, uniform)
     return images * valid, masks, valid
 
@@ -46,8 +48,13 @@ def _column(values: Tensor) -> Tensor:
     return values[:, None, None, None]
 
 
-def _affine(images: Tensor, masks: Tensor, sizes: Tensor, uniform: Draw) -> tuple[Tensor, Tensor, Tensor]:
-    """Flip, rotation to 15 degrees, scale to 1.35, stretch to 1.16 and shift about the image's own centre."""
+def _warped(
+    images: Tensor, masks: Tensor, sizes: Tensor, generators: list[torch.Generator], uniform: Draw
+) -> tuple[Tensor, Tensor, Tensor]:
+    """
+    Flip, rotation to 15 degrees, scale to 1.35, stretch to 1.16 and shift about the image's own centre, and a smooth
+    displacement of up to a few hundredths of the side.
+    """
     height, width = images.shape[-2:]
     side = torch.tensor([height, width])
     inside = (torch.arange(height)[:, None] < sizes[:, :1, None]) & (torch.arange(width) < sizes[:, 1:, None])
@@ -69,6 +76,9 @@ def _affine(images: Tensor, masks: Tensor, sizes: Tensor, uniform: Draw) -> tupl
         dim=1,
     )
     grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+    waves = torch.stack([torch.randn(2, *WAVES, generator=generator) for generator in generators])
+    waves = F.interpolate(waves, size=(height, width), mode="bicubic", align_corners=False)
+    grid = grid + (_column(uniform(0, 0.06, 0.5)) * waves).permute(0, 2, 3, 1)
     return (
         F.grid_sample(images, grid, align_corners=False),
         (F.grid_sample(masks, grid, align_corners=False) > 0.5).float(),

@@ -71,6 +71,9 @@ class HighResolutionJoin(nn.Module):
     SAM answers at a quarter of the token distance from tokens alone. The last projection is zero-initialised by the
     model, so an extended SAM still gives its own mask (compare the early-feature fusion of SAM-HQ).
 
+    The coarse mask knows nothing of a prompt that the caller gives. Such rows read the caller's mask prompt or,
+    without one, SAM's own mask in its place: otherwise a click beside the coarse mask would hardly be heeded.
+
     Args:
         feature_channels (`int`): Channels of the high-resolution features.
     """
@@ -80,19 +83,21 @@ class HighResolutionJoin(nn.Module):
         self.mix = nn.Conv2d(feature_channels + 2, feature_channels, 3, padding=1)
         self.projection = ZeroConv2d(feature_channels + 1, 1, 1)
 
-    def forward(self, masks: Tensor, features: Tensor, coarse: Tensor) -> Tensor:
+    def forward(self, masks: Tensor, features: Tensor, rough: Tensor | None) -> Tensor:
         """
         Args:
             masks (`torch.Tensor` of shape `(batch, 1, h, w)`): SAM's mask logits.
             features (`torch.Tensor` of shape `(batch, channels, height, width)`): High-resolution features.
-            coarse (`torch.Tensor` of shape `(batch, 1, height, width)`): Coarse logits.
+            rough (`torch.Tensor` of shape `(batch, 1, height, width)`, *optional*): Logits of the coarse mask, or of
+                the caller's.
 
         Returns:
             `torch.Tensor` of shape `(batch, 1, height, width)`: Mask logits at the features' resolution.
         """
         if masks.shape[-2:] != features.shape[-2:]:
             masks = F.interpolate(masks, size=features.shape[-2:], mode="bilinear", align_corners=False)
-        mixed = F.gelu(self.mix(torch.cat([features, coarse, masks], dim=1)))
+        rough = masks if rough is None else rough
+        mixed = F.gelu(self.mix(torch.cat([features, rough, masks], dim=1)))
         # The projection of both without a copy of both.
         weight, bias = self.projection.weight, self.projection.bias
-        return masks + F.conv2d(mixed, weight[:, :-1], bias) + weight[:, -1:] * coarse
+        return masks + F.conv2d(mixed, weight[:, :-1], bias) + weight[:, -1:] * rough

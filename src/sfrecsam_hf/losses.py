@@ -14,7 +14,9 @@ BOUNDARY_UNCERTAINTY = 0.5
 LOSS_WEIGHTS = {"coarse": 1.0, "segmentation": 1.0, "multimask": 0.25, "presence": 0.2, "iou": 0.1}
 
 
-def checked_labels(labels: Tensor, batch: int, prompts: int) -> tuple[Tensor, Tensor]:
+def checked_labels(
+    labels: Tensor, batch: int, prompts: int, prompt_labels: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """
     Labels per image and per prompt row.
 
@@ -22,6 +24,8 @@ def checked_labels(labels: Tensor, batch: int, prompts: int) -> tuple[Tensor, Te
         labels (`torch.Tensor` of shape `(batch, height, width)` or `(batch, prompts, height, width)`): 0 or 1.
         batch (`int`): Images in the batch.
         prompts (`int`): Prompts per image.
+        prompt_labels (`torch.Tensor` of shape `(batch, prompts, height, width)`, *optional*): What each prompt asks
+            for, where that is not all of `labels`.
 
     Returns:
         Float tensors of shape `(batch, 1, height, width)` and `(batch * prompts, 1, height, width)`.
@@ -29,6 +33,9 @@ def checked_labels(labels: Tensor, batch: int, prompts: int) -> tuple[Tensor, Te
     Raises:
         ValueError: The labels have another shape.
     """
+    if prompt_labels is not None:
+        images, _ = checked_labels(labels, batch, prompts)
+        return images, checked_labels(prompt_labels, batch, prompts)[1]
     if labels.ndim == 3 and labels.shape[0] == batch:
         images = labels[:, None].float()
         return images, images.repeat_interleave(prompts, dim=0)

@@ -199,6 +199,7 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
         image_embeddings: SFRecSamImageEmbeddings | None = None,
         multimask_output: bool = False,
         labels: Tensor | None = None,
+        prompt_labels: Tensor | None = None,
         mc_samples: int | None = None,
         generator: torch.Generator | None = None,
         reshaped_input_sizes: Tensor | None = None,
@@ -226,6 +227,8 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
             multimask_output (`bool`): SAM's three masks per prompt in place of one.
             labels (`torch.Tensor` of shape `(batch, height, width)`, *optional*):
                 Ground truth in {0, 1} at any resolution with the input's aspect ratio, padding included.
+            prompt_labels (`torch.Tensor` of shape `(batch, prompts, height, width)`, *optional*):
+                What each prompt asks for, where that is not all of `labels`.
             mc_samples (`int`, *optional*): Overrides the configuration.
             generator (`torch.Generator`, *optional*): Source of the sampling noise; seed 0 if not given.
             reshaped_input_sizes (`torch.Tensor` of shape `(batch, 2)`, *optional*): From the image processor.
@@ -285,7 +288,7 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
 
         loss, terms = None, None
         if labels is not None:
-            terms = self._loss_terms(labels, encoded, rows, masks[0], iou_scores, initial, correction)
+            terms = self._loss_terms(labels, prompt_labels, encoded, rows, masks[0], iou_scores, initial, correction)
             loss = weighted_sum(terms)
 
         return SFRecSamOutput(
@@ -323,11 +326,12 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
         automatic = torch.zeros(batch * prompts_per_image, dtype=torch.bool, device=device)
         for index, prompts in group_by_kind(given, batch * prompts_per_image):
             index = index.to(device)
-            if prompts is None:
+            prompted = prompts is not None
+            if not prompted:
                 automatic[index] = True
                 coarse = torch.where(rows.valid_region, rows.coarse_masks, EMPTY_LOGIT)
                 prompts = automatic_prompts(coarse[index], image_size, self.config.box_margin, mask_size)
-            groups.append((index, prompts))
+            groups.append((index, prompts, prompted))
         return PromptedRows(rows, groups, automatic, prompts_per_image)
 
     def draw_noise(self, samples: int | None = None, generator: torch.Generator | None = None) -> SampleNoise:
@@ -349,10 +353,10 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
             Logits of shape `(1 + samples, rows, masks, height, width)`, the first without noise, and IoU estimates
             of shape `(rows, masks)`.
         """
-        order = torch.cat([index for index, _ in rows.groups])
+        order = torch.cat([index for index, *_ in rows.groups])
         decoded = [
-            self._decode_group(rows.encoded.repeat(index), prompts, multimask_output, noise)
-            for index, prompts in rows.groups
+            self._decode_group(rows.encoded.repeat(index), prompts, prompted, multimask_output, noise)
+            for index, prompts, prompted in rows.groups
         ]
         restore = order.argsort()
         masks = torch.cat([masks for masks, _ in decoded], dim=1)[:, restore]
@@ -362,15 +366,16 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
         self,
         encoded: SFRecSamImageEmbeddings,
         prompts: Prompts,
+        prompted: bool,
         multimask_output: bool,
         noise: SampleNoise | None,
     ) -> tuple[Tensor, Tensor]:
         image, features = encoded.image_embeddings, encoded.high_resolution_features
-        coarse, count = encoded.coarse_masks, image.shape[0]
+        rough, count = encoded.coarse_masks, image.shape[0]
         if noise is not None:
             image = (image * noise.embedding).flatten(0, 1)
             features = (features * noise.features).flatten(0, 1)
-            coarse = self.coarse_mask_head.classify(features)
+            rough = self.coarse_mask_head.classify(features)
             prompts = jittered(prompts, noise.prompts, self.config.vision_config.image_size)
         elif self.training:
             image = F.dropout2d(image, self.config.sample_dropout)
@@ -381,6 +386,10 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
             input_boxes=None if prompts.boxes is None else prompts.boxes[:, None],
             input_masks=None if prompts.masks is None else prompts.masks.to(image.dtype),
         )
+        if prompted:
+            rough = None
+            if prompts.masks is not None:
+                rough = F.interpolate(prompts.masks.to(image.dtype), size=features.shape[-2:], mode="bilinear")
         masks, iou_scores = self.mask_decoder(
             image_embeddings=image,
             image_positional_embeddings=self.get_image_wide_positional_embeddings(),
@@ -392,7 +401,7 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
         masks = self.high_resolution_join(
             masks.flatten(0, 2)[:, None],
             features.repeat_interleave(per_prompt, dim=0),
-            coarse.repeat_interleave(per_prompt, dim=0),
+            None if rough is None else rough.repeat_interleave(per_prompt, dim=0),
         )
         return masks.view(-1, count, per_prompt, *masks.shape[-2:]), iou_scores[:count, 0]
 
@@ -443,6 +452,7 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
     def _loss_terms(
         self,
         labels: Tensor,
+        prompt_labels: Tensor | None,
         encoded: SFRecSamImageEmbeddings,
         rows: PromptedRows,
         raw_initial: Tensor,
@@ -450,7 +460,7 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
         initial: Tensor,
         correction: Correction | None,
     ) -> dict[str, Tensor]:
-        images, target = checked_labels(labels, len(encoded.presence_logits), rows.prompts_per_image)
+        images, target = checked_labels(labels, len(encoded.presence_logits), rows.prompts_per_image, prompt_labels)
         terms = {}
         if self.training_stage != 2:
             coarse = torch.where(encoded.valid_region, encoded.coarse_masks, EMPTY_LOGIT)

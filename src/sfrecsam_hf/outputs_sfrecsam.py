@@ -94,10 +94,14 @@ class SFRecSamOutput(ModelOutput):
 
 @dataclass
 class PromptedRows:
-    """One row per mask to decode: its image's embeddings, and its prompts in groups of one kind."""
+    """
+    One row per mask to decode: its image's embeddings, and its prompts in groups of one kind.
+
+    A group is the index of its rows, their prompts, and whether the caller gave them.
+    """
 
     encoded: SFRecSamImageEmbeddings
-    groups: list[tuple[Tensor, Prompts]]
+    groups: list[tuple[Tensor, Prompts, bool]]
     automatic: Tensor
     prompts_per_image: int
 
@@ -113,11 +117,11 @@ class PromptedRows:
     def used_prompts(self) -> dict[str, Tensor]:
         """The prompts as `forward` takes them, with -10 where a row has none of a kind."""
         rows, device = self.automatic.shape[0], self.automatic.device
-        most = max([0, *(prompts.labels.shape[1] for _, prompts in self.groups if prompts.labels is not None)])
+        most = max([0, *(prompts.labels.shape[1] for _, prompts, _ in self.groups if prompts.labels is not None)])
         points = torch.full((rows, most, 2), float(ABSENT), device=device)
         labels = torch.full((rows, most), ABSENT, dtype=torch.int, device=device)
         boxes = torch.full((rows, 4), float(ABSENT), device=device)
-        for index, prompts in self.groups:
+        for index, prompts, _ in self.groups:
             if prompts.points is not None:
                 count = prompts.labels.shape[1]
                 points[index, :count] = prompts.points

@@ -117,6 +117,7 @@ class TrainingRun:
             config.augmentation,
             config.click_share,
             config.box_share,
+            config.transplant_share,
             quiet=not main,
         )
         self.batches = EpochBatches(

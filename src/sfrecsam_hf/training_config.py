@@ -37,6 +37,7 @@ class TrainingConfig:
         augmentation (`float`): 0 for none, 1 for the recipe's.
         click_share (`float`): Share of lesion images that are given clicks in place of automatic prompts.
         box_share (`float`): Share of lesion images that are given a loose box.
+        transplant_share (`float`): Share of images in which a lesion is added, covered, or mimicked.
         mc_samples (`int`, *optional*): Samples in stage 2; the configuration's if not given.
         mixed_precision (`str`): `"no"`, `"bf16"` or `"fp16"`.
         patience (`int`): Validations without a better Dice after which a stage ends; 0 never ends early.
@@ -73,6 +74,7 @@ class TrainingConfig:
     augmentation: float = 1.0
     click_share: float = 0.2
     box_share: float = 0.1
+    transplant_share: float = 0.3
     mc_samples: int | None = 4
     mixed_precision: str = "no"
     patience: int = 0
@@ -97,7 +99,7 @@ class TrainingConfig:
         for name in (*counts, "weight_decay", "augmentation"):
             if (getattr(self, name) or 0) < 0:
                 raise ValueError(f"{name}={getattr(self, name)} must be 0 or more.")
-        for name in ("warmup", "ema_decay", "click_share", "box_share"):
+        for name in ("warmup", "ema_decay", "click_share", "box_share", "transplant_share"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 0 and below 1.")
         for name in ("learning_rate", "correction_learning_rate", "clip"):

@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from .augmentation import augment
 from .image_processing_sfrecsam import SFRecSamImageProcessorPil
+from .lesion_transplant import Scan, transplanted
 from .oracle_prompts import loose_box, random_click
 from .prompts import ABSENT
 
@@ -32,6 +33,7 @@ class TrainingImages(torch.utils.data.Dataset):
         augmentation (`float`): Strength.
         click_share (`float`): Share of lesion images that get clicks.
         box_share (`float`): Share of lesion images that get a loose box.
+        transplant_share (`float`): Share of images in which tissue is moved about.
     """
 
     def __init__(
@@ -42,10 +44,11 @@ class TrainingImages(torch.utils.data.Dataset):
         augmentation: float = 1.0,
         click_share: float = 0.0,
         box_share: float = 0.0,
+        transplant_share: float = 0.0,
         quiet: bool = False,
     ):
         self.seed, self.augmentation = seed, augmentation
-        self.click_share, self.box_share = click_share, box_share
+        self.click_share, self.box_share, self.transplant_share = click_share, box_share, transplant_share
         self.channel_mean = torch.tensor(processor.image_mean)[:, None, None]
         self.channel_std = torch.tensor(processor.image_std)[:, None, None]
         images, masks, sizes = [], [], []
@@ -68,15 +71,16 @@ class TrainingImages(torch.utils.data.Dataset):
     def __getitems__(self, keys: list[Key]) -> dict[str, Tensor]:
         """The batch of `(epoch, index)` pairs, ready for the model."""
         index = torch.tensor([key[1] for key in keys])
-        seeds = [np.random.SeedSequence((self.seed, *key)).generate_state(2) for key in keys]
+        seeds = [np.random.SeedSequence((self.seed, *key)).generate_state(3) for key in keys]
+        shown = [self._shown(key[1], int(seed[2])) for key, seed in zip(keys, seeds, strict=True)]
         images, masks, valid = augment(
-            self.images[index].float() / 255,
-            self.masks[index].float(),
+            torch.stack([image for image, _ in shown]).float() / 255,
+            torch.stack([mask for _, mask in shown]).float(),
             self.sizes[index],
             [int(seed[0]) for seed in seeds],
             self.augmentation,
         )
-        prompts = [self._prompts(mask[0].numpy() > 0, int(seed[1])) for mask, seed in zip(masks, seeds, strict=True)]
+        prompts = [self._prompts(mask[1].numpy() > 0, int(seed[1])) for mask, seed in zip(masks, seeds, strict=True)]
         points, labels, boxes = (torch.stack(kind) for kind in zip(*prompts, strict=True))
         batch = {
             "pixel_values": (images - self.channel_mean) / self.channel_std * valid,
@@ -85,7 +89,27 @@ class TrainingImages(torch.utils.data.Dataset):
         }
         if self.click_share or self.box_share:
             batch |= {"input_points": points, "input_labels": labels, "input_boxes": boxes}
+            given = (labels != ABSENT).any(dim=2) | (boxes != ABSENT).any(dim=2)
+            batch["prompt_labels"] = torch.where(given[..., None, None], masks[:, 1:], masks[:, :1])
         return batch
+
+    def _shown(self, index: int, seed: int) -> tuple[Tensor, Tensor]:
+        """The image of shape `(1, side, side)`, and the masks of all lesions and of the one to point at."""
+        image, mask = self.images[index], self.masks[index].expand(2, -1, -1)
+        rng = np.random.default_rng(seed)
+        if rng.random() >= self.transplant_share:
+            return image, mask
+        height, width = self.sizes[index].tolist()
+        changed = transplanted(self._scan(index), self._scan(int(rng.integers(len(self)))), rng)
+        image, mask = image.clone(), mask.clone()
+        image[0, :height, :width] = torch.from_numpy(changed.image)
+        mask[:, :height, :width] = torch.from_numpy(np.stack([changed.mask, changed.pointed]))
+        return image, mask
+
+    def _scan(self, index: int) -> Scan:
+        height, width = self.sizes[index].tolist()
+        mask = self.masks[index, 0, :height, :width].numpy() > 0
+        return Scan(self.images[index, 0, :height, :width].numpy(), mask, mask)
 
     def _prompts(self, mask: np.ndarray, seed: int) -> tuple[Tensor, Tensor, Tensor]:
         """Clicks on and beside the lesion, a loose box, or nothing, as a user might give them."""

@@ -31,7 +31,7 @@ def build_model(config: TrainingConfig) -> SFRecSamModel:
 
 def resized(model: SFRecSamModel, image_size: int) -> SFRecSamModel:
     """
-    The model for another input size: the same weights, with positions interpolated.
+    The model for another input size: the same weights, with positions interpolated and windows that fill the grid.
 
     A small input trains several times faster, and what it taught is most of what a larger one has to learn.
 
@@ -43,7 +43,9 @@ def resized(model: SFRecSamModel, image_size: int) -> SFRecSamModel:
         ValueError: The size is no multiple of the token distance.
     """
     settings = model.config.to_dict()
-    settings["vision_config"] |= {"image_size": image_size}
+    grid, window = image_size // model.config.vision_config.patch_size, model.config.vision_config.window_size
+    fitting = next((side for side in range(window, 0, -1) if grid % side == 0), window)
+    settings["vision_config"] |= {"image_size": image_size, "window_size": fitting}
     other = SFRecSamModel(SFRecSamConfig.from_dict(settings))
     weights, _ = fitted_state(model.state_dict(), other.state_dict())
     other.load_state_dict(weights)
