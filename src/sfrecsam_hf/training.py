@@ -153,7 +153,8 @@ class TrainingRun:
             return
         trainable = self.model.train_stage(progress.stage, config.freeze_base)
         steps_per_epoch = self.batches.batches // (config.accumulation * accelerator.num_processes)
-        optimizer = self._optimizer()
+        rate = config.learning_rate if progress.stage == 1 else config.correction_learning_rate
+        optimizer = decayed_adamw(self.model, rate, config.weight_decay)
         warmup = round(config.warmup * epochs * steps_per_epoch)
         scheduler = get_scheduler("cosine", optimizer, warmup, epochs * steps_per_epoch)
         loader = DataLoader(
@@ -165,7 +166,7 @@ class TrainingRun:
         )
         average = None
         if config.ema_decay:
-            average = AveragedModel(self.model, multi_avg_fn=_moving_average(config.ema_decay), use_buffers=True)
+            average = AveragedModel(self.model, multi_avg_fn=moving_average(config.ema_decay), use_buffers=True)
             average.requires_grad_(False)
         wrapped, optimizer, scheduler, loader = accelerator.prepare(self.model, optimizer, scheduler, loader)
         if accelerator.is_fsdp2:  # other prompts use other weights, and every process must send the same gradients
@@ -272,15 +273,6 @@ class TrainingRun:
             "mc_samples": self.config.mc_samples,
             "presence_threshold": 0.0,
         }
-
-    def _optimizer(self) -> torch.optim.Optimizer:
-        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        groups = [
-            {"params": [x for x in trained if x.ndim > 1], "weight_decay": self.config.weight_decay},
-            {"params": [x for x in trained if x.ndim <= 1], "weight_decay": 0.0},
-        ]
-        rate = self.config.learning_rate if self.progress.stage == 1 else self.config.correction_learning_rate
-        return torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.99))
 
     def _validate(self, model: SFRecSamModel) -> None:
         """Mean Dice of the validation's lesion images, prompted by the model itself; keeps the best model."""
@@ -467,7 +459,17 @@ class TrainingRun:
             self.accelerator.end_training()
 
 
-def _moving_average(decay: float) -> Callable[[list[Tensor], list[Tensor], Tensor], None]:
+def decayed_adamw(model: torch.nn.Module, learning_rate: float, weight_decay: float) -> torch.optim.AdamW:
+    """AdamW over what trains, with weight decay on matrices and kernels only."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [x for x in trained if x.ndim > 1], "weight_decay": weight_decay},
+        {"params": [x for x in trained if x.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.99))
+
+
+def moving_average(decay: float) -> Callable[[list[Tensor], list[Tensor], Tensor], None]:
     """
     Exponential average whose memory grows from ten steps to that of `decay`.
 

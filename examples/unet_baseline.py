@@ -1,0 +1,132 @@
+"""Trains U-Nets of MONAI on what the recipe trains on, for a fair place beside it in a table.
+
+    python examples/unet_baseline.py --train BUSI BUS-BRA --validation BUSI --output runs/unet --epochs 40
+
+The same images, split, resolution, augmentation, loss, optimizer, schedule, moving average and choice of the best
+epoch as `sfrecsam train`; only the network differs. Writes `results.json` with the metrics of every validation image
+at its original size.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate.utils import set_seed
+from datasets import Dataset
+from monai.networks.nets import AttentionUnet, BasicUNet
+from safetensors.torch import save_model
+from torch.optim.swa_utils import AveragedModel
+from tqdm import tqdm
+from transformers import get_scheduler
+
+from sfrecsam_hf import SFRecSamImageProcessor, TrainingConfig
+from sfrecsam_hf.losses import segmentation_loss
+from sfrecsam_hf.metrics import overlap, segmentation_metrics
+from sfrecsam_hf.splits import load_split
+from sfrecsam_hf.training import decayed_adamw, moving_average
+from sfrecsam_hf.training_data import EpochBatches, TrainingImages
+
+NETWORKS = {
+    "MONAI BasicUNet": lambda: BasicUNet(2, 1, 1),
+    "MONAI AttentionUnet": lambda: AttentionUnet(2, 1, 1, channels=(16, 32, 64, 128, 256), strides=(2, 2, 2, 2)),
+}
+
+
+def train_unet(name: str, config: TrainingConfig) -> dict[str, Any]:
+    """
+    Trains one network as stage 1 of `config` would train ours, and evaluates its best epoch.
+
+    Args:
+        name (`str`): One of `NETWORKS`.
+        config ([`TrainingConfig`]): Data, image size, epochs and everything else but the model.
+
+    Returns:
+        `dict`: `parameters`, `seconds` of training, and `per_image` rows with `name`, `lesion` and the metrics.
+    """
+    set_seed(config.seed)
+    sources = [load_split(source, "train", config.splits, config.seed) for source in config.train]
+    validation = load_split(config.validation, "val", config.splits, config.seed)
+    processor = SFRecSamImageProcessor(image_size=config.image_size)
+    images = TrainingImages(
+        sources, processor, config.seed, config.augmentation, transplant_share=config.transplant_share
+    )
+    batches = EpochBatches([len(source) for source in sources], config.shares, config.batch_size, 1, config.seed)
+    network = NETWORKS[name]().to(memory_format=torch.channels_last)
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    optimizer = decayed_adamw(network, config.learning_rate, config.weight_decay)
+    steps = config.epochs * batches.batches
+    scheduler = get_scheduler("cosine", optimizer, round(config.warmup * steps), steps)
+    average = AveragedModel(network, multi_avg_fn=moving_average(config.ema_decay))
+    best, seconds = (-1.0, {}), 0.0
+    for epoch in range(config.epochs):
+        batches.epoch, start = epoch, time.perf_counter()
+        network.train()
+        for keys in tqdm(batches, desc=f"{name} epoch {epoch + 1}"):
+            batch = images.__getitems__(keys)
+            loss = segmentation_loss(network(batch["pixel_values"][:, :1]), batch["labels"][:, None]).mean()
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(network.parameters(), config.clip)
+            optimizer.step()
+            scheduler.step()
+            average.update_parameters(network)
+        seconds += time.perf_counter() - start
+        masks = predict(average.module, processor, validation)
+        pairs = [(mask, np.asarray(true) > 0) for mask, true in zip(masks, validation["mask"], strict=True)]
+        dice = float(np.mean([overlap(mask, true)["dice"] for mask, true in pairs if true.any()]))
+        print(f"{name} epoch {epoch + 1}: validation Dice {dice:.3f}")
+        if dice > best[0]:
+            best = dice, {key: value.clone() for key, value in average.module.state_dict().items()}
+    average.module.load_state_dict(best[1])
+    output = Path(config.output)
+    output.mkdir(parents=True, exist_ok=True)
+    save_model(average.module, str(output / f"{name.split()[-1].lower()}.safetensors"))
+    rows = [
+        {
+            "name": row["name"],
+            "lesion": bool(np.any(row["mask"])),
+            **segmentation_metrics(mask, np.asarray(row["mask"]) > 0),
+        }
+        for row, mask in zip(validation, predict(average.module, processor, validation), strict=True)
+    ]
+    return {"parameters": parameters, "seconds": seconds, "per_image": rows}
+
+
+@torch.inference_mode()
+def predict(network: torch.nn.Module, processor: Any, dataset: Dataset) -> list[np.ndarray]:
+    """Boolean masks at the original sizes."""
+    network.eval()
+    masks = []
+    for image in dataset["image"]:
+        inputs = processor(image, return_tensors="pt")
+        logits = network(inputs["pixel_values"][:, :1])[0, 0]
+        masks.append(processor.restore(logits, (image.height, image.width)).numpy() > 0)
+    return masks
+
+
+def main() -> None:
+    """Trains every network, prints their Dice and writes the results."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--train", nargs="+", required=True, help="data folders to train on")
+    parser.add_argument("--validation", required=True, help="data folder to choose the best epoch on")
+    parser.add_argument("--output", required=True, help="folder of the run")
+    parser.add_argument("--splits", help="CSV with image,group,split of the first folder")
+    parser.add_argument("--shares", type=float, nargs="+", help="share of each folder that one epoch shows")
+    parser.add_argument("--epochs", type=int, default=40, help="(%(default)s)")
+    parser.add_argument("--image-size", type=int, default=128, help="side of the input (%(default)s)")
+    parser.add_argument("--batch-size", type=int, default=16, help="(%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="(%(default)s)")
+    config = TrainingConfig(**vars(parser.parse_args()))
+    results = {name: train_unet(name, config) for name in NETWORKS}
+    Path(config.output, "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    for name, result in results.items():
+        dice = np.mean([row["dice"] for row in result["per_image"] if row["lesion"]])
+        print(f"{name}, {result['parameters'] / 1e6:.1f} M parameters, {result['seconds']:.0f} s: Dice {dice:.3f}")
+
+
+if __name__ == "__main__":
+    main()
