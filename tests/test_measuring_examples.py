@@ -1,0 +1,84 @@
+"""The examples that measure: they run as written, count every image once, and do nothing twice."""
+
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+from conftest import SAMPLES
+from test_examples import EXAMPLES, commands
+
+from sfrecsam_hf.splits import load_split
+
+SMALL = ["--epochs", "1", "--image-size", "32", "--batch-size", "4"]
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, capsys, busi_folder):
+    """Runs a command of a docstring where BUSI and BUS-BRA are folders of a few scans."""
+    for name, target in (("examples", EXAMPLES), ("BUSI", busi_folder), ("BUS-BRA", SAMPLES)):
+        (tmp_path / name).symlink_to(target)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+
+    def python(command: list[str], *more: str) -> str:
+        monkeypatch.setattr(sys, "argv", [*command[1:], *more])
+        runpy.run_path(command[1], run_name="__main__")
+        return capsys.readouterr().out
+
+    return python
+
+
+def test_the_ablation_has_every_row_and_goes_on_where_it_was(run):
+    command = commands("ablation.py")[0]
+    more = [*SMALL, "--correction-epochs", "1", "--seeds"]
+    run(command, *more, "0")
+    finished = {path: path.stat().st_mtime_ns for path in Path("runs/ablation").glob("*/rows.json")}
+    assert len(finished) == 5
+    printed = run(command, *more, "0", "1")
+    assert all(path.stat().st_mtime_ns == time for path, time in finished.items())
+    rows = {line["row"]: line for line in json.loads(Path("runs/ablation/ablation.json").read_text())["rows"]}
+    assert len(rows) == 8
+    for name, line in rows.items():
+        assert line["seeds"] == 2
+        assert f"| {name} | {line['dice']:.3f} |" in printed
+        if "against" in line:
+            assert line["difference"] == pytest.approx(line["dice"] - rows[line["against"]]["dice"])
+            assert line["low"] <= line["difference"] <= line["high"]
+
+
+def test_the_unets_are_measured_on_every_validation_image(run):
+    printed = run(commands("unet_baseline.py")[0], *SMALL)
+    results = json.loads(Path("runs/unet/results.json").read_text())
+    validation = load_split("BUSI", "val")
+    for name, result in results.items():
+        assert [row["name"] for row in result["per_image"]] == validation["name"][:]
+        assert [row["lesion"] for row in result["per_image"]] == [bool(np.any(mask)) for mask in validation["mask"]]
+        dice = np.mean([row["dice"] for row in result["per_image"] if row["lesion"]])
+        assert f"{name}, " in printed
+        assert f"Dice {dice:.3f}" in printed
+
+
+def test_passes_are_counted_and_the_encoder_is_repeated_for_the_last_row(run, tiny_checkpoint):
+    plain, chosen = commands("mc_samples.py")
+    more = ["--model", str(tiny_checkpoint)]
+    printed = run(plain, *more, "--samples", "0", "2")
+    rows = json.loads(Path("mc_samples/mc_samples.json").read_text())
+    assert [(row["passes"], row["encoder"]) for row in rows] == [(0, "once"), (2, "once"), (2, "every pass")]
+    assert len({row["auroc"] for row in rows}) == 3, "each row is another estimate"
+    assert printed == Path("mc_samples/mc_samples.md").read_text()
+    PIL.Image.open("mc_samples/mc_samples.png").verify()
+    splits = Path("splits.csv")
+    splits.write_text("image,group,split\nbenign/benign (1).png,a,val\nbenign/benign (4).png,b,val\n")
+    run(chosen, *more)
+    assert [row["passes"] for row in json.loads(Path("mc/mc_samples.json").read_text())] == [0, 4, 8, 2]
+
+
+def test_the_filter_responses_are_drawn(run, tiny_checkpoint):
+    bundled, own = commands("filter_response.py")
+    assert run(bundled).count("mean distance from 1 is 0.0") == 3
+    run([*own[:3], str(tiny_checkpoint), *own[4:]])
+    assert PIL.Image.open("response.png").width < PIL.Image.open("filter_response.png").width
