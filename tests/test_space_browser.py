@@ -25,6 +25,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SAMPLES = sorted(path for path in (ROOT / "space" / "samples").glob("*.png") if not path.stem.endswith("_mask"))
 DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 PATIENCE_MS = 30_000
+expect.set_options(timeout=PATIENCE_MS)
 
 
 @pytest.fixture(scope="module")
@@ -80,9 +81,7 @@ def pick_sample(page, index):
 
 
 def expect_answer(page, stem):
-    expect(page.locator("#contour img")).to_have_attribute(
-        "src", re.compile(re.escape(f"{stem}_contour.png")), timeout=PATIENCE_MS
-    )
+    expect(page.locator("#contour img")).to_have_attribute("src", re.compile(re.escape(f"{stem}_contour.png")))
 
 
 def open_tab(page, name):
@@ -94,7 +93,7 @@ def source(page, name):
 
 
 def expect_another(page, name, previous):
-    expect(page.locator(f"#{name} img")).not_to_have_attribute("src", previous, timeout=PATIENCE_MS)
+    expect(page.locator(f"#{name} img")).not_to_have_attribute("src", previous)
 
 
 def value_of(page, table, measure):
