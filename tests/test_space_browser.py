@@ -66,7 +66,7 @@ def visit(browser, space_page):
         page.on("response", answered)
         page.on("pageerror", lambda error: trouble.append(str(error)))
         page.goto(space_page.local_url)
-        expect(page.locator("#samples button").first).to_be_visible(timeout=PATIENCE_MS)
+        expect(page.locator("#samples button").first).to_be_visible()
         return page
 
     yield opened
