@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .channels_last import stacked
 from .frequency_fusion import ConvBlock
 from .zero_init import ZeroConv2d
 
@@ -54,13 +55,13 @@ class CoarseMaskHead(nn.Module):
             of shape `(batch, 1, height, width)` and presence logits of shape `(batch,)`.
         """
         if self.skips:
-            image_embeddings = torch.cat([image_embeddings, pyramid[-1]], dim=1)
+            image_embeddings = stacked(image_embeddings, pyramid[-1])
         features = self.enter(image_embeddings)
         pooled = torch.cat([features.mean((2, 3)), features.amax((2, 3))], dim=1)
         presence = self.presence(pooled).squeeze(-1)
         for step, (narrow, climb) in enumerate(zip(self.narrow, self.climb, strict=True)):
             features = F.interpolate(narrow(features), scale_factor=2, mode="bilinear", align_corners=False)
-            features = climb(torch.cat([features, pyramid[-2 - step]], dim=1) if self.skips else features)
+            features = climb(stacked(features, pyramid[-2 - step]) if self.skips else features)
         return features, self.classify(features), presence
 
 
@@ -97,7 +98,7 @@ class HighResolutionJoin(nn.Module):
         if masks.shape[-2:] != features.shape[-2:]:
             masks = F.interpolate(masks, size=features.shape[-2:], mode="bilinear", align_corners=False)
         rough = masks if rough is None else rough
-        mixed = F.gelu(self.mix(torch.cat([features, rough, masks], dim=1)))
+        mixed = F.gelu(self.mix(stacked(features, rough, masks)))
         # The projection of both without a copy of both.
         weight, bias = self.projection.weight, self.projection.bias
         return masks + F.conv2d(mixed, weight[:, :-1], bias) + weight[:, -1:] * rough

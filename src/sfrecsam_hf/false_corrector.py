@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.utils import ModelOutput
 
+from .channels_last import stacked
 from .uncertainty import binary_entropy, uncertainty_from_samples
 from .zero_init import ZeroConv2d
 
@@ -172,9 +173,9 @@ class DualFalseCorrector(nn.Module):
                 raise ValueError(f"`features` must have {self.feature_channels} channels, but got {found}.")
             evidence.append(_resized(features, mean_probability.shape[-2:]))
         weight_dtype = next(self.parameters(), mean_probability).dtype
-        stacked = torch.cat([part.to(weight_dtype) for part in evidence], dim=1)
-        positive = self.false_positive(stacked) if self.false_positive is not None else None
-        negative = self.false_negative(stacked) if self.false_negative is not None else None
+        evidence = stacked(*(part.to(weight_dtype) for part in evidence))
+        positive = self.false_positive(evidence) if self.false_positive is not None else None
+        negative = self.false_negative(evidence) if self.false_negative is not None else None
         final = fuse_corrections(
             initial_logits,
             suspicious,

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .channels_last import stacked
 from .zero_init import ReluConv2d, ZeroLinear
 
 
@@ -84,7 +85,7 @@ class AttentionFusion(nn.Module):
         pooled = torch.cat([spatial.mean((2, 3)), frequency.mean((2, 3))], dim=1)
         channel = self.channel_gate(pooled)[:, :, None, None]
         described = [op(x) for x in (spatial, frequency) for op in (_channel_mean, _channel_max)]
-        position = self.position_gate(torch.cat(described, dim=1))
+        position = self.position_gate(stacked(*described))
         return spatial + torch.sigmoid(channel + position) * (frequency - spatial)
 
 
@@ -164,7 +165,7 @@ class SpatialFrequencyBranch(nn.Module):
             `list[torch.Tensor]`: Fused features at strides 2, 4, 8, ...
         """
         gray = pixel_values.mean(dim=1, keepdim=True)
-        features = self.stem(torch.cat([gray * valid, valid], dim=1))
+        features = self.stem(stacked(gray * valid, valid))
         pyramid = [features]
         for level, stage in enumerate(self.stages):
             features = stage(features)

@@ -27,6 +27,7 @@ from .outputs_sfrecsam import (
     SFRecSamImageEmbeddings,
     SFRecSamOutput,
     checked_embeddings,
+    repeated,
     sizes_inside_padding,
     valid_region,
 )
@@ -353,6 +354,9 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
             Logits of shape `(1 + samples, rows, masks, height, width)`, the first without noise, and IoU estimates
             of shape `(rows, masks)`.
         """
+        if len(rows.groups) == 1:
+            ((_, prompts, prompted),) = rows.groups
+            return self._decode_group(rows.encoded, prompts, prompted, multimask_output, noise)
         order = torch.cat([index for index, *_ in rows.groups])
         decoded = [
             self._decode_group(rows.encoded.repeat(index), prompts, prompted, multimask_output, noise)
@@ -400,8 +404,8 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
         per_prompt = masks.shape[2]
         masks = self.high_resolution_join(
             masks.flatten(0, 2)[:, None],
-            features.repeat_interleave(per_prompt, dim=0),
-            None if rough is None else rough.repeat_interleave(per_prompt, dim=0),
+            repeated(features, per_prompt),
+            None if rough is None else repeated(rough, per_prompt),
         )
         return masks.view(-1, count, per_prompt, *masks.shape[-2:]), iou_scores[:count, 0]
 
@@ -422,7 +426,7 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
         """Finds the suspicious region of each initial mask and corrects inside it; the base gets no gradient."""
         shape = initial.shape
         initial = initial.detach().flatten(0, 1)[:, None]
-        features = rows.encoded.high_resolution_features.detach().repeat_interleave(shape[1], dim=0)
+        features = repeated(rows.encoded.high_resolution_features.detach(), shape[1])
         possible = initial > EMPTY_LOGIT
         entropy_logits = self.uncertainty_head(features, initial.sigmoid())
         if len(samples):

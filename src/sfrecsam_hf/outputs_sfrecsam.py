@@ -39,6 +39,8 @@ class SFRecSamImageEmbeddings(ModelOutput):
 
     def repeat_interleave(self, rows: int) -> "SFRecSamImageEmbeddings":
         """`rows` rows for each image, one after the other."""
+        if rows == 1:
+            return self
         presence = self.presence_logits
         return self.repeat(torch.arange(presence.shape[0], device=presence.device).repeat_interleave(rows))
 
@@ -162,6 +164,11 @@ class Correction:
             name: None if value is None else rows.per_image(value.view(self.logits.shape))
             for name, value in flat.items()
         }
+
+
+def repeated(maps: Tensor, times: int) -> Tensor:
+    """Every row of `maps` so many times in a row, without a copy where that is once."""
+    return maps if times == 1 else maps.repeat_interleave(times, dim=0)
 
 
 def valid_region(

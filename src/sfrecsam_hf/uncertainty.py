@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .channels_last import stacked
+
 
 def binary_entropy(probability: Tensor) -> Tensor:
     """
@@ -103,6 +105,6 @@ class UncertaintyHead(nn.Module):
             `torch.Tensor` of shape `(batch, 1, height, width)`: Logits whose sigmoid is the entropy in bits.
         """
         entropy = binary_entropy(probability).to(features.dtype)
-        hidden = torch.cat([features, probability.to(features.dtype), entropy], dim=1)
+        hidden = stacked(features, probability.to(features.dtype), entropy)
         hidden = F.gelu(self.conv1(hidden))
         return self.conv3(hidden + F.gelu(self.conv2(hidden)))
