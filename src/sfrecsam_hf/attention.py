@@ -6,7 +6,7 @@ ViT-B at 1024 px. Two ways around it give the same answer:
 
 - `"folded"` appends the two terms to the query and one-hot codes of row and column to the key, so that the plain dot
   product already contains them. No bias exists, which admits the fused kernels and keeps a training step small.
-- `"banded"` answers one head and a band of queries at a time, so that scores never leave a CPU core's cache.
+- `"banded"` answers one head per CPU core and a band of queries at a time, so that scores never leave its cache.
 
 `"unbiased"`, the default, is `"banded"` for inference on a CPU, where the wider dot product costs more than the bias,
 and `"folded"` elsewhere.
@@ -22,7 +22,7 @@ from transformers.models.sam.modeling_sam import SamVisionAttention, SamVisionSd
 from .configuration_sfrecsam import SFRecSamVisionConfig
 
 SMALL = 256  # tokens up to which the bias of all heads is small enough to be made whole
-BAND = 2**19  # scores at a time: 2 MiB, the second-level cache of a core
+BAND = 2**18  # scores of a head at a time: 1 MiB, and what is made of them, in the second-level cache of a core
 UNBIASED = ("unbiased", "folded", "banded")
 
 # The mask decoder has no relative positions: for it all of them are PyTorch's own attention.
@@ -88,23 +88,24 @@ def folded_attention(query: Tensor, key: Tensor, value: Tensor, vertical: Tensor
 
 def banded_attention(query: Tensor, key: Tensor, value: Tensor, vertical: Tensor, horizontal: Tensor) -> Tensor:
     """
-    As `folded_attention`, with scores for one head and at most `BAND` pairs of query and key at a time.
+    As `folded_attention`, with scores for one head per core and at most `BAND` pairs of query and key at a time.
 
     Windows are small enough for one piece, and a compiled graph is one because it cannot loop over a free batch.
     """
     if query.shape[2] <= SMALL or torch.compiler.is_compiling():
         bias = _bias(*relative_terms(query, vertical, horizontal))
         return F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
-    heads = zip(*(part.flatten(0, 1) for part in (query, key, value)), strict=True)
-    read = [_one_head(*head, vertical, horizontal) for head in heads]
-    return torch.stack(read).unflatten(0, query.shape[:2])
+    heads = (part.flatten(0, 1).split(torch.get_num_threads()) for part in (query, key, value))
+    read = [_some_heads(*some, vertical, horizontal) for some in zip(*heads, strict=True)]
+    return torch.cat(read).unflatten(0, query.shape[:2])
 
 
-def _one_head(query: Tensor, key: Tensor, value: Tensor, vertical: Tensor, horizontal: Tensor) -> Tensor:
-    queries = max(BAND // len(key), 1)
-    bands = zip(*(part.split(queries) for part in (query, *relative_terms(query, vertical, horizontal))), strict=True)
-    key = key.T * query.shape[-1] ** -0.5
-    return torch.cat([_bias(rows, columns).addmm_(part, key).softmax(dim=-1) @ value for part, rows, columns in bands])
+def _some_heads(query: Tensor, key: Tensor, value: Tensor, vertical: Tensor, horizontal: Tensor) -> Tensor:
+    queries = max(BAND // key.shape[1], 1)
+    parts = (part.split(queries, dim=1) for part in (query, *relative_terms(query, vertical, horizontal)))
+    key = key.mT * query.shape[-1] ** -0.5
+    bands = (_bias(rows, columns).baddbmm_(part, key) for part, rows, columns in zip(*parts, strict=True))
+    return torch.cat([scores.softmax(dim=-1) @ value for scores in bands], dim=1)
 
 
 def _bias(rows: Tensor, columns: Tensor) -> Tensor:
