@@ -1,6 +1,7 @@
 """The shipped accelerate files: every one launches training, and however the model is spread it learns the same."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -76,11 +77,25 @@ def test_two_launched_processes_equal_one_alone(alone, busi_folder, tmp_path):
 
 @pytest.mark.parametrize("name", ["single", "multi_gpu"])
 def test_launched_processes_share_the_images(name, tiny_checkpoint, tmp_path):
-    predict = ["-m", "sfrecsam_hf.cli", "predict", str(SAMPLES), "--output", str(tmp_path)]
-    done = launched(name, *predict, "--model", str(tiny_checkpoint), "--samples", "1")
-    assert done.returncode == 0, done.stderr[-3000:]
+    images = tmp_path / "images"
+    images.mkdir()
+    for path in SAMPLES.glob("*[lr].png"):
+        shutil.copy(path, images)
+    (images / "broken.png").write_text("not an image")
+
+    def predict(output: str) -> list[str]:
+        inputs = ["predict", str(images), "--output", str(tmp_path / output), "--model", str(tiny_checkpoint)]
+        return [*inputs, "--samples", "1", "--batch-size", "1"]
+
+    assert main(predict("alone")) == 2
+    done = launched(name, "-m", "sfrecsam_hf.cli", *predict("shared"))
+    assert done.returncode != 0
     assert done.stdout.count("6 images segmented") == 1
-    assert len(list(tmp_path.glob("*_mask.png"))) == 6
+    assert done.stderr.count("broken.png is not an image that Pillow can read") == 1
+    alone, shared = tmp_path / "alone", tmp_path / "shared"
+    assert {path.name for path in alone.iterdir()} == {path.name for path in shared.iterdir()}
+    for path in alone.iterdir():
+        assert (shared / path.name).read_bytes() == path.read_bytes(), path.name
 
 
 def test_spread_by_fsdp_equals_alone(alone, busi_folder, tmp_path):

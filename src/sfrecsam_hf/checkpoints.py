@@ -1,5 +1,6 @@
 """Loads a checkpoint for inference, with errors that a user can act on."""
 
+import os
 from pathlib import Path
 
 import torch
@@ -19,7 +20,7 @@ def load_checkpoint(
 
     Args:
         name (`str`, *optional*): Folder or Hub name; the bundled checkpoint if not given.
-        device (`str`, *optional*): Such as `"cpu"` and `"cuda:0"`; the accelerator if there is one.
+        device (`str`, *optional*): Such as `"cpu"` and `"cuda:0"`; the process's accelerator if there is one.
         dtype (`str`): `"float32"`, `"bfloat16"`, `"float16"`, or `"auto"` for that of the weight file.
 
     Raises:
@@ -28,7 +29,9 @@ def load_checkpoint(
     """
     source = str(name or bundled_checkpoint())
     if device is None:
-        device = str(torch.accelerator.current_accelerator() or "cpu") if torch.accelerator.is_available() else "cpu"
+        accelerator = torch.accelerator.current_accelerator(check_available=True)
+        # Of several processes on a machine each has an accelerator of its own.
+        device = "cpu" if accelerator is None else f"{accelerator.type}:{os.environ.get('LOCAL_RANK', 0)}"
     try:
         model = SFRecSamModel.from_pretrained(source, dtype="auto" if dtype == "auto" else getattr(torch, dtype))
         processor = SFRecSamProcessor(SFRecSamImageProcessor.from_pretrained(source))

@@ -7,6 +7,9 @@ import sys
 import types
 import typing
 
+if typing.TYPE_CHECKING:
+    from .prediction import PredictionReport
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs one subcommand and returns the exit code: 2, with one sentence, for input that cannot be used."""
@@ -166,6 +169,8 @@ def _predict(
     resume: bool,
     **inference: typing.Any,
 ) -> int:
+    from accelerate import PartialState
+
     from .prediction import predict
 
     prompts: dict[str, typing.Any] = {}
@@ -175,6 +180,12 @@ def _predict(
         prompts["input_boxes"] = [box]
     model, processor, batch_size, options = _loaded(**inference)
     report = predict(model, processor, inputs, output, batch_size, prompts, resume, **options)
+    if PartialState().is_main_process:
+        _print_predictions(report, output)
+    return 2 if report.problems else 0
+
+
+def _print_predictions(report: "PredictionReport", output: str) -> None:
     print(f"{'image':32} {'presence':>8} {'area px':>8} {'diameter px':>11} {'uncertainty':>11}")
     for row in report.rows[:40]:
         shown = f"{float(row['presence']):8.3f} {row['area']:>8} {float(row['longest_diameter']):11.1f}"
@@ -182,7 +193,6 @@ def _predict(
     print(f"{len(report.rows)} images segmented; pictures and predictions.csv are in {output}")
     for problem in report.problems:
         print(f"sfrecsam: {problem}", file=sys.stderr)
-    return 2 if report.problems else 0
 
 
 def _evaluate(

@@ -4,6 +4,8 @@ import csv
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import timedelta
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import numpy as np
 import PIL.Image
 import torch
 from accelerate import PartialState
+from accelerate.utils import gather_object
 from tqdm import tqdm
 
 from .dicom_reading import is_dicom, read_dicom
@@ -19,6 +22,8 @@ from .image_reading import EXTENSIONS, mask_stem, read_rgb
 from .modeling_sfrecsam import SFRecSamModel
 from .segmentation import Segmentation, diameters, segment
 
+TABLE, PART = "predictions.csv", "predictions.part{}.csv"
+PATIENCE = timedelta(days=7)  # a process that has done its share waits for the others
 DICOM_EXTENSIONS = {".dcm", ".dicom", ".ima"}
 COLUMNS = [
     "image",
@@ -70,7 +75,7 @@ def predict(
     Writes mask, overlay, uncertainty and corrections of every image, and `predictions.csv`.
 
     An image that cannot be used is reported and does not stop the others. Under `accelerate launch` the images are
-    dealt out to the processes.
+    dealt out to the processes, and each of them returns the report of all.
 
     Args:
         model ([`SFRecSamModel`]): In evaluation mode.
@@ -85,83 +90,91 @@ def predict(
 
     Raises:
         FileNotFoundError: An input does not exist.
-        ValueError: A folder holds no images.
+        ValueError: A folder holds no images, or two images would be written to the same place.
     """
     pictures = find_pictures(inputs)
-    output, state = Path(output), PartialState(cpu=not torch.accelerator.is_available())
+    output, state = Path(output), PartialState(cpu=not torch.accelerator.is_available(), timeout=PATIENCE)
     output.mkdir(parents=True, exist_ok=True)
-    part = output / f"predictions.part{state.process_index}.csv"
     if state.is_main_process:
         _write_table(output, list(_finished(output).values()) if resume else [])
     state.wait_for_everyone()
-    finished = _finished(output)
-    mine = [
-        (index, picture)
-        for index, picture in enumerate(pictures)
-        if index % state.num_processes == state.process_index and picture.name not in finished
-    ]
-    report = PredictionReport()
-    with part.open("w", newline="") as file:
-        writer = csv.DictWriter(file, ["order", *COLUMNS])
+    finished = _read_table(output / TABLE)
+    left = [picture for picture in pictures if picture.name not in finished]
+    mine = left[state.process_index :: state.num_processes]
+    problems: list[str] = []
+    with (output / PART.format(state.process_index)).open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
-        readable = _readable(mine, report.problems)
-        pending: list[tuple[int, Picture, PIL.Image.Image, tuple[float, float] | None]] = []
+        pending: list[tuple[Picture, PIL.Image.Image, tuple[float, float] | None]] = []
 
         def images() -> Iterator[tuple[PIL.Image.Image, dict[str, Any]]]:
-            for entry in readable:
+            for entry in _readable(mine, problems):
                 pending.append(entry)
-                yield entry[2], prompts or {}
+                yield entry[1], prompts or {}
 
         bar = tqdm(total=len(mine), desc="segmenting", disable=quiet or not state.is_main_process)
         for segmentation in segment(model, processor, images(), batch_size, **options):
-            index, picture, image, spacing = pending.pop(0)
+            picture, image, spacing = pending.pop(0)
             _write_pictures(output / picture.name, image, segmentation)
-            writer.writerow({"order": index, **_row(picture, segmentation, spacing)})
+            writer.writerow(_row(picture, segmentation, spacing))
             file.flush()
             bar.update()
         bar.close()
-    state.wait_for_everyone()
+    problems = gather_object(problems)
     if state.is_main_process:
-        order = {picture.name: index for index, picture in enumerate(pictures)}
         rows = _finished(output)
-        report.rows = [rows[name] for name in sorted(rows, key=lambda name: order.get(name, -1)) if name in order]
-        _write_table(output, report.rows)
-    return report
+        _write_table(output, [rows[picture.name] for picture in pictures if picture.name in rows])
+    state.wait_for_everyone()
+    return PredictionReport(list(_read_table(output / TABLE).values()), problems)
 
 
 def find_pictures(inputs: list[str]) -> list[Picture]:
     """
-    The images among files, folders and globs, without the masks that lie beside them.
+    The images among files, folders and globs, each once, without the masks that lie beside them.
 
     Raises:
         FileNotFoundError: An input does not exist, or a glob matches nothing.
-        ValueError: A folder holds no images.
+        ValueError: A folder holds no images, or two images would be written to the same place.
     """
-    found: list[tuple[Path, Path]] = []
+    found: dict[Path, tuple[Path, Path]] = {}
     for entry in inputs:
-        path = Path(entry)
-        if path.is_dir():
-            inside = [
-                member
-                for member in sorted(path.rglob("*"))
-                if member.is_file() and member.suffix.lower() in EXTENSIONS | DICOM_EXTENSIONS
-            ]
-            inside = [member for member in inside if not _is_mask(member)]
-            if not inside:
-                raise ValueError(f"{entry} holds no images; give a folder with {', '.join(sorted(EXTENSIONS))} files.")
-            found += [(member, member.relative_to(path)) for member in inside]
-        elif path.is_file():
-            found.append((path, Path(path.name)))
-        else:
-            matches = sorted(Path(path.anchor or ".").glob(str(path.relative_to(path.anchor))))
-            if not matches:
-                raise FileNotFoundError(f"{entry} does not exist; check the path.")
-            found += [(match, Path(match.name)) for match in matches if match.is_file() and not _is_mask(match)]
-    stems = Counter(relative.with_suffix("") for _, relative in found)
-    return [
+        for path, relative in _found(entry):
+            found.setdefault(path.resolve(), (path, relative))
+    stems = Counter(relative.with_suffix("") for _, relative in found.values())
+    pictures = [
         Picture(path, str(relative if stems[relative.with_suffix("")] > 1 else relative.with_suffix("")))
-        for path, relative in found
+        for path, relative in found.values()
     ]
+    places: dict[str, Path] = {}
+    for picture in pictures:
+        if other := places.get(picture.name):
+            raise ValueError(
+                f"{other} and {picture.path} would both be written as {picture.name}; give the folder that holds both."
+            )
+        places[picture.name] = picture.path
+    return pictures
+
+
+def _found(entry: str) -> list[tuple[Path, Path]]:
+    """The images of one input, and where they lie below it."""
+    path = Path(entry)
+    if path.is_file():
+        return [(path, Path(path.name))]
+    if path.is_dir():
+        inside = [
+            member
+            for member in sorted(path.rglob("*"))
+            if member.is_file() and member.suffix.lower() in EXTENSIONS | DICOM_EXTENSIONS and not _is_mask(member)
+        ]
+        if not inside:
+            raise ValueError(f"{entry} holds no images; give a folder with {', '.join(sorted(EXTENSIONS))} files.")
+        return [(member, member.relative_to(path)) for member in inside]
+    plain = [*takewhile(lambda part: not set(part) & set("*?["), path.parts)]
+    top = Path(*plain)
+    matches = sorted(top.glob(str(path.relative_to(top)))) if len(plain) < len(path.parts) else []
+    if not matches:
+        raise FileNotFoundError(f"{entry} does not exist; check the path.")
+    return [(match, match.relative_to(top)) for match in matches if match.is_file() and not _is_mask(match)]
 
 
 def _is_mask(path: Path) -> bool:
@@ -170,9 +183,9 @@ def _is_mask(path: Path) -> bool:
 
 
 def _readable(
-    pictures: list[tuple[int, Picture]], problems: list[str]
-) -> Iterator[tuple[int, Picture, PIL.Image.Image, tuple[float, float] | None]]:
-    for index, picture in pictures:
+    pictures: list[Picture], problems: list[str]
+) -> Iterator[tuple[Picture, PIL.Image.Image, tuple[float, float] | None]]:
+    for picture in pictures:
         try:
             if picture.path.suffix.lower() in DICOM_EXTENSIONS or is_dicom(picture.path):
                 image, spacing = read_dicom(picture.path)
@@ -181,7 +194,7 @@ def _readable(
         except (OSError, ValueError) as error:
             problems.append(str(error))
             continue
-        yield index, picture, image, spacing
+        yield picture, image, spacing
 
 
 def _write_pictures(stem: Path, image: PIL.Image.Image, segmentation: Segmentation) -> None:
@@ -194,7 +207,7 @@ def _write_pictures(stem: Path, image: PIL.Image.Image, segmentation: Segmentati
     }
     for kind, picture in pictures.items():
         fresh = stem.with_name(f"{stem.name}_{kind}.png.new")
-        picture.save(fresh, format="PNG")
+        picture.save(fresh, format="PNG", compress_level=1)  # the next levels take thrice the time for a tenth less
         fresh.replace(stem.with_name(f"{stem.name}_{kind}.png"))
 
 
@@ -221,29 +234,27 @@ def _row(picture: Picture, segmentation: Segmentation, spacing: tuple[float, flo
 
 def _finished(output: Path) -> dict[str, dict[str, Any]]:
     """Rows of an earlier run, by name of the image."""
-    rows = _parts(output)
-    table = output / "predictions.csv"
-    if table.is_file():
-        with table.open(newline="") as file:
-            rows |= {row["image"]: row for row in csv.DictReader(file)}
-    return rows
+    rows: dict[str, dict[str, Any]] = {}
+    for part in sorted(output.glob(PART.format("*"))):
+        rows |= _read_table(part)
+    return rows | _read_table(output / TABLE)
 
 
-def _parts(output: Path) -> dict[str, dict[str, Any]]:
-    rows = {}
-    for part in output.glob("predictions.part*.csv"):
-        with part.open(newline="") as file:
-            for row in csv.DictReader(file):
-                rows[row["image"]] = {name: row[name] for name in COLUMNS}
-    return rows
+def _read_table(path: Path) -> dict[str, dict[str, Any]]:
+    """Rows by name of the image, without the beginning of one that a process may leave when it is killed."""
+    if not path.is_file():
+        return {}
+    with path.open(newline="") as file:
+        complete = [line for line in file if line.endswith("\n")]
+    return {row["image"]: row for row in csv.DictReader(complete)}
 
 
 def _write_table(output: Path, rows: list[dict[str, Any]]) -> None:
-    fresh = output / "predictions.csv.new"
+    fresh = output / f"{TABLE}.new"
     with fresh.open("w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
         writer.writerows(rows)
-    fresh.replace(output / "predictions.csv")
-    for part in output.glob("predictions.part*.csv"):
+    fresh.replace(output / TABLE)
+    for part in output.glob(PART.format("*")):
         part.unlink()
