@@ -1,6 +1,7 @@
 """What the model's output means for one image: masks, maps, presence and measurements at the original size."""
 
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -146,12 +147,14 @@ def segment(
         options: Passed to [`SFRecSamModel.forward`], such as `mc_samples`.
     """
     remaining = iter(images)
-    while batch := list(islice(remaining, batch_size)):
-        pairs = [entry if isinstance(entry, tuple) else (entry, {}) for entry in batch]
-        yield from segment_batch(model, processor, pairs, **options)
+    # The next batch is read and prepared while the model works on this one.
+    with ThreadPoolExecutor(max_workers=1) as worker:
+        upcoming = worker.submit(_next_batch, processor, remaining, batch_size)
+        while (prepared := upcoming.result()) is not None:
+            upcoming = worker.submit(_next_batch, processor, remaining, batch_size)
+            yield from _answer(model, processor, *prepared, **options)
 
 
-@torch.inference_mode()
 def segment_batch(
     model: SFRecSamModel, processor: Any, pairs: list[tuple[Any, dict[str, Any]]], **options: Any
 ) -> list[Segmentation]:
@@ -164,10 +167,28 @@ def segment_batch(
         pairs (`list[tuple]`): Each image with its prompts, as for [`segment`].
         options: Passed to [`SFRecSamModel.forward`].
     """
+    return _answer(model, processor, *_prepare(processor, pairs), **options)
+
+
+def _next_batch(processor: Any, images: Iterator[Any], batch_size: int) -> tuple[Any, list[tuple[int, int]]] | None:
+    batch = list(islice(images, batch_size))
+    if not batch:
+        return None
+    return _prepare(processor, [entry if isinstance(entry, tuple) else (entry, {}) for entry in batch])
+
+
+def _prepare(processor: Any, pairs: list[tuple[Any, dict[str, Any]]]) -> tuple[Any, list[tuple[int, int]]]:
+    """The processor's tensors and the original sizes."""
     kinds = {name for _, prompts in pairs for name in prompts}
     prompts = {name: [given.get(name) for _, given in pairs] for name in kinds}
     inputs = processor([image for image, _ in pairs], **prompts)
-    sizes = inputs["original_sizes"].tolist()
+    return inputs, inputs["original_sizes"].tolist()
+
+
+@torch.inference_mode()
+def _answer(
+    model: SFRecSamModel, processor: Any, inputs: Any, sizes: list[tuple[int, int]], **options: Any
+) -> list[Segmentation]:
     inputs = {
         name: value.to(model.device, model.dtype if name == "pixel_values" else None) for name, value in inputs.items()
     }
