@@ -6,7 +6,7 @@ from conftest import IMAGE_SIZE, scan, tiny_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sfrecsam_hf.prompts import automatic_prompts, jittered
+from sfrecsam_hf.prompts import Prompts, automatic_prompts, jittered, nearness
 
 
 @pytest.fixture(scope="module")
@@ -167,3 +167,29 @@ BAD = {
 def test_bad_prompts_are_refused_in_one_sentence(model, pixels, prompts, message):
     with pytest.raises(ValueError, match=message):
         model(pixels, **prompts)
+
+
+def test_nearness_is_upright_at_clicks_on_the_lesion_and_inside_boxes():
+    points = torch.tensor([[[16.0, 32.0], [48.0, 32.0]], [[16.0, 32.0], [0.0, 0.0]]])
+    labels = torch.tensor([[1, 0], [1, -10]])
+    clicked = nearness(Prompts(points=points, labels=labels), size=32, image_size=64)
+    assert clicked.shape == (2, 1, 32, 32)
+    assert clicked[0, 0, 16, 8] > 0.9
+    assert clicked[0, 0, 16, 24] < -0.9
+    assert clicked[0, 0, 0, 0].abs() < 0.1
+    assert clicked[1].min() >= 0
+    boxed = nearness(Prompts(boxes=torch.tensor([[8.0, 16.0, 40.0, 48.0]])), size=32, image_size=64)
+    rows, columns = torch.nonzero(boxed[0, 0] > 0, as_tuple=True)
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (8, 23, 4, 19)
+    assert boxed[0, 0, 0, 31] < -0.9
+    assert not nearness(Prompts(masks=torch.zeros(1, 1, 32, 32)), size=32, image_size=64).any()
+
+
+@torch.no_grad()
+def test_a_click_moves_the_mask_where_it_points(pixels):
+    model = tiny_model()
+    clicks = [torch.tensor([[[place]]] * 2) for place in ([12.0, 12.0], [50.0, 50.0])]
+    first, second = (model(pixels, input_points=click).initial_masks for click in clicks)
+    moved = (first - second).abs()[:, 0, 0]
+    assert moved[:, :12, :12].mean() > 0.05
+    assert moved[:, -12:, -12:].mean() > 0.05

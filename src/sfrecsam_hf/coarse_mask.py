@@ -73,7 +73,8 @@ class HighResolutionJoin(nn.Module):
     model, so an extended SAM still gives its own mask (compare the early-feature fusion of SAM-HQ).
 
     The coarse mask knows nothing of a prompt that the caller gives. Such rows read the caller's mask prompt or,
-    without one, SAM's own mask in its place: otherwise a click beside the coarse mask would hardly be heeded.
+    without one, SAM's own mask in its place: otherwise a click beside the coarse mask would hardly be heeded. For
+    the same reason every row reads how near its prompts are, and how much a pixel is like those that they point at.
 
     Args:
         feature_channels (`int`): Channels of the high-resolution features.
@@ -81,16 +82,17 @@ class HighResolutionJoin(nn.Module):
 
     def __init__(self, feature_channels: int):
         super().__init__()
-        self.mix = nn.Conv2d(feature_channels + 2, feature_channels, 3, padding=1)
+        self.mix = nn.Conv2d(feature_channels + 4, feature_channels, 3, padding=1)
         self.projection = ZeroConv2d(feature_channels + 1, 1, 1)
 
-    def forward(self, masks: Tensor, features: Tensor, rough: Tensor | None) -> Tensor:
+    def forward(self, masks: Tensor, features: Tensor, rough: Tensor | None, near: Tensor) -> Tensor:
         """
         Args:
             masks (`torch.Tensor` of shape `(batch, 1, h, w)`): SAM's mask logits.
             features (`torch.Tensor` of shape `(batch, channels, height, width)`): High-resolution features.
             rough (`torch.Tensor` of shape `(batch, 1, height, width)`, *optional*): Logits of the coarse mask, or of
                 the caller's.
+            near (`torch.Tensor` of shape `(batch, 1, height, width)`): How near the prompts are, in [-1, 1].
 
         Returns:
             `torch.Tensor` of shape `(batch, 1, height, width)`: Mask logits at the features' resolution.
@@ -98,7 +100,14 @@ class HighResolutionJoin(nn.Module):
         if masks.shape[-2:] != features.shape[-2:]:
             masks = F.interpolate(masks, size=features.shape[-2:], mode="bilinear", align_corners=False)
         rough = masks if rough is None else rough
-        mixed = F.gelu(self.mix(stacked(features, rough, masks)))
+        mixed = F.gelu(self.mix(stacked(features, rough, masks, near, _likeness(features, near))))
         # The projection of both without a copy of both.
         weight, bias = self.projection.weight, self.projection.bias
         return masks + F.conv2d(mixed, weight[:, :-1], bias) + weight[:, -1:] * rough
+
+
+def _likeness(features: Tensor, near: Tensor) -> Tensor:
+    """Cosine of each pixel's features with their mean where the prompts point: `(batch, 1, height, width)`."""
+    weight = near.clamp(min=0)
+    pointed_at = (features * weight).sum((2, 3), keepdim=True)
+    return F.cosine_similarity(features, pointed_at, dim=1, eps=1e-4)[:, None]

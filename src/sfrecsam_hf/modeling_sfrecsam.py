@@ -31,7 +31,7 @@ from .outputs_sfrecsam import (
     sizes_inside_padding,
     valid_region,
 )
-from .prompts import Prompts, automatic_prompts, given_prompts, group_by_kind, jittered
+from .prompts import Prompts, automatic_prompts, given_prompts, group_by_kind, jittered, nearness
 from .sample_noise import SampleNoise
 from .training_stages import NEW_MODULES, StagedTraining
 from .uncertainty import UncertaintyHead, uncertainty_from_samples
@@ -394,6 +394,7 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
             rough = None
             if prompts.masks is not None:
                 rough = F.interpolate(prompts.masks.to(image.dtype), size=features.shape[-2:], mode="bilinear")
+        near = nearness(prompts, features.shape[-1], self.config.vision_config.image_size).to(features.dtype)
         masks, iou_scores = self.mask_decoder(
             image_embeddings=image,
             image_positional_embeddings=self.get_image_wide_positional_embeddings(),
@@ -406,6 +407,7 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
             masks.flatten(0, 2)[:, None],
             repeated(features, per_prompt),
             None if rough is None else repeated(rough, per_prompt),
+            repeated(near, per_prompt),
         )
         return masks.view(-1, count, per_prompt, *masks.shape[-2:]), iou_scores[:count, 0]
 

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from transformers.utils import ModelOutput
 
 ABSENT = -10
+CLICK_REACH = 0.1  # of the image's side: the radius of a lesion of usual size
 
 
 @dataclass
@@ -184,6 +185,34 @@ def _required_in_graph(prompt: Tensor, ok: Tensor, message: str) -> Tensor:
 @_required_in_graph.register_fake
 def _(prompt: Tensor, ok: Tensor, message: str) -> Tensor:
     return torch.empty_like(prompt)
+
+
+def nearness(prompts: Prompts, size: int, image_size: int) -> Tensor:
+    """
+    Where a prompt points: a bump at each click, upright on the lesion and turned over beside it, and a box's inside.
+
+    Args:
+        prompts (`Prompts`): Rows of one kind.
+        size (`int`): Side of the map.
+        image_size (`int`): Side of the model's input in pixels.
+
+    Returns:
+        `torch.Tensor` of shape `(rows, 1, size, size)`, in [-1, 1]; 0 for a mask prompt alone.
+    """
+    given = next(iter(prompts.values()))
+    centres = (torch.arange(size, device=given.device) + 0.5) / size
+    near = torch.zeros(given.shape[0], size, size, device=given.device)
+    if prompts.boxes is not None:
+        x1, y1, x2, y2 = (prompts.boxes / image_size)[:, :, None].unbind(1)
+        across = torch.minimum(centres - x1, x2 - centres)[:, None, :]
+        down = torch.minimum(centres - y1, y2 - centres)[:, :, None]
+        near = near + torch.tanh(torch.minimum(across, down) / CLICK_REACH)
+    if prompts.points is not None:
+        away = (prompts.points / image_size)[..., None] - centres
+        bumps = torch.exp(-((away / CLICK_REACH) ** 2) / 2)
+        signs = (2 * (prompts.labels == 1) - 1) * (prompts.labels >= 0)
+        near = near + torch.einsum("rp,rpy,rpx->ryx", signs.float(), bumps[:, :, 1], bumps[:, :, 0])
+    return near.clamp(-1, 1)[:, None]
 
 
 def has_box(prompts: Prompts) -> Tensor:
