@@ -5,6 +5,7 @@ false-negative corrector suspicious background; nothing else is ever touched.
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -69,19 +70,20 @@ def fuse_corrections(
 class FalseCorrector(nn.Module):
     r"""
     One half of the dual corrector: a small U-shaped network, because whether a border pixel is wrong depends on the
-    shape around it.
+    shape around it, and whether a whole mask is wrong on what else the image shows.
 
     Args:
         in_channels (`int`): Channels of the evidence.
-        hidden_channels (`int`): Width.
+        hidden_channels (`int`): Width at the evidence's resolution; twice that at half of it, and so on.
     """
 
     def __init__(self, in_channels: int, hidden_channels: int = 32):
         super().__init__()
-        self.enter = nn.Conv2d(in_channels, hidden_channels, 3, padding=1)
-        self.down = nn.Conv2d(hidden_channels, 2 * hidden_channels, 3, stride=2, padding=1)
-        self.context = nn.Conv2d(2 * hidden_channels, 2 * hidden_channels, 3, padding=2, dilation=2)
-        self.up = nn.Conv2d(2 * hidden_channels, hidden_channels, 1)
+        widths = [hidden_channels, 2 * hidden_channels, 4 * hidden_channels]
+        self.enter = nn.Conv2d(in_channels, widths[0], 3, padding=1)
+        self.down = nn.ModuleList(nn.Conv2d(fine, coarse, 3, stride=2, padding=1) for fine, coarse in pairwise(widths))
+        self.context = nn.Conv2d(widths[-1], widths[-1], 3, padding=2, dilation=2)
+        self.up = nn.ModuleList(nn.Conv2d(coarse, fine, 1) for fine, coarse in pairwise(widths))
         self.leave = ZeroConv2d(hidden_channels, 1, 1)
 
     def forward(self, evidence: Tensor) -> Tensor:
@@ -92,11 +94,14 @@ class FalseCorrector(nn.Module):
         Returns:
             `torch.Tensor` of shape `(batch, 1, height, width)`: Logits of "this pixel's label is false".
         """
-        fine = F.gelu(self.enter(evidence))
-        coarse = F.gelu(self.down(fine))
-        coarse = coarse + F.gelu(self.context(coarse))
-        risen = F.interpolate(self.up(coarse), size=fine.shape[-2:], mode="bilinear", align_corners=False)
-        return self.leave(F.gelu(fine + risen)) + INITIAL_BIAS
+        levels = [F.gelu(self.enter(evidence))]
+        for down in self.down:
+            levels.append(F.gelu(down(levels[-1])))
+        risen = levels[-1] + F.gelu(self.context(levels[-1]))
+        for up, fine in zip(reversed(self.up), reversed(levels[:-1]), strict=True):
+            risen = F.interpolate(up(risen), size=fine.shape[-2:], mode="bilinear", align_corners=False)
+            risen = F.gelu(fine + risen)
+        return self.leave(risen) + INITIAL_BIAS
 
 
 class DualFalseCorrector(nn.Module):
