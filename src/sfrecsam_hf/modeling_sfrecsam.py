@@ -32,6 +32,7 @@ from .outputs_sfrecsam import (
     valid_region,
 )
 from .prompts import Prompts, automatic_prompts, given_prompts, group_by_kind, jittered, nearness
+from .row_by_row import row_by_row
 from .sample_noise import SampleNoise
 from .training_stages import NEW_MODULES, StagedTraining
 from .uncertainty import UncertaintyHead, uncertainty_from_samples
@@ -403,7 +404,8 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
             multimask_output=multimask_output,
         )
         per_prompt = masks.shape[2]
-        masks = self.high_resolution_join(
+        masks = row_by_row(
+            self.high_resolution_join,
             masks.flatten(0, 2)[:, None],
             repeated(features, per_prompt),
             None if rough is None else repeated(rough, per_prompt),

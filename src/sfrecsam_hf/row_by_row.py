@@ -1,0 +1,28 @@
+"""Work on many large maps without holding what is made of all of them at once."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+
+def row_by_row(function: Callable[..., Tensor], *maps: Tensor | None) -> Tensor:
+    """
+    `function(*maps)`; for inference on a CPU a row at a time.
+
+    What is made of one row stays in cache and finds the memory of the row before. All rows at once ask the system for
+    fresh memory, and that costs as much as the work itself.
+
+    Args:
+        function (`Callable`): Answers every row by itself.
+        maps (`torch.Tensor` of shape `(rows, ...)` or None): Its arguments.
+
+    Returns:
+        `torch.Tensor` of shape `(rows, ...)`.
+    """
+    given = [part for part in maps if part is not None]
+    at_once = given[0].device.type != "cpu" or any(part.requires_grad for part in given)
+    if at_once or torch.compiler.is_compiling():
+        return function(*maps)
+    rows = range(len(given[0]))
+    return torch.cat([function(*(None if part is None else part[row : row + 1] for part in maps)) for row in rows])
