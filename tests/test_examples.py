@@ -1,6 +1,7 @@
 """The examples: every command in their docstrings runs as it is written there, and does what it says."""
 
 import ast
+import json
 import os
 import re
 import runpy
@@ -22,6 +23,7 @@ from safetensors.torch import load_file
 from sfrecsam_hf import segment
 from sfrecsam_hf.bundled import bundled_checkpoint
 from sfrecsam_hf.checkpoints import load_checkpoint
+from sfrecsam_hf.data import load_folder
 from sfrecsam_hf.drawing import contact_sheet, overlay
 from sfrecsam_hf.metrics import overlap
 
@@ -147,6 +149,23 @@ def test_correct_another_segmenter(run, checkout):
     Path("corrected.png").unlink()
     run(settings, "--steps", "2")
     assert PIL.Image.open("corrected.png").size == (4 * 256, 3 * 272)
+
+
+def test_precision_cost(run, checkout, bundled):
+    plain, _ = commands("precision_cost.py")
+    printed = run(plain, "--variants", "bfloat16", "int8")
+    assert printed.strip() == Path("precision/precision_cost.md").read_text().strip()
+    report = json.loads(Path("precision/precision_cost.json").read_text())
+    assert (report["images"], list(report["variants"])) == (6, ["float32", "bfloat16", "int8"])
+    rows = load_folder(SAMPLES)
+    found = zip(segment(*bundled, rows["image"]), rows["mask"], strict=True)
+    dice = np.mean([overlap(answer.mask, np.asarray(mask) > 0)["dice"] for answer, mask in found])
+    exact, *others = report["variants"].values()
+    assert exact["dice"] == pytest.approx(dice, abs=1e-3)
+    assert exact["largest_change"] == 0
+    for row in others:
+        assert row["dice"] == pytest.approx(dice, abs=0.05)
+        assert 0 < row["largest_change"] < 1, "the precision was changed, and little else"
 
 
 def test_push(run, checkout, hub, evaluated_run):

@@ -1,9 +1,18 @@
 """Promise: the exported files answer as the model does, at any batch size, with the Fourier transform inside."""
 
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
 import onnx
+import PIL.Image
 import pytest
 import torch
+from conftest import SAMPLES
 
+from sfrecsam_hf import segment
+from sfrecsam_hf.checkpoints import load_checkpoint
 from sfrecsam_hf.cli import main
 from sfrecsam_hf.export import ANSWER, GRAPHS, TOLERANCE, example_inputs, run_onnx
 from sfrecsam_hf.frequency_fusion import FrequencyFilter
@@ -54,6 +63,35 @@ def test_encoder_then_decoder_answer_a_given_box(exported, loaded):
         inputs["pixel_values"], pixel_mask=inputs["pixel_mask"], input_boxes=inputs["boxes"][:, None]
     ).pred_masks[:, 0]
     assert abs(given[0] - expected.sigmoid().numpy()).max() < TOLERANCE
+
+
+EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "onnx_without_torch.py"
+# None in the place of a module makes its import fail.
+WITHOUT_TORCH = """
+import runpy
+import sys
+
+sys.modules |= dict.fromkeys(("torch", "transformers", "sfrecsam_hf"))
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def test_image_files_are_segmented_without_torch(exported, tiny_checkpoint, tmp_path):
+    scans = sorted(SAMPLES.glob("*[lr].png"))
+    tall = tmp_path / "tall.png"
+    PIL.Image.open(scans[0]).crop((40, 0, 160, 250)).save(tall)
+    images = [*scans, tall]
+    command = [sys.executable, "-c", WITHOUT_TORCH, EXAMPLE, exported, *images, "--output", tmp_path / "masks"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "7 images, " in done.stdout.splitlines()[-1]
+    for image, found in zip(images, segment(*load_checkpoint(tiny_checkpoint), images), strict=True):
+        mask = np.asarray(PIL.Image.open(tmp_path / "masks" / f"{image.stem}_mask.png"))
+        assert mask.shape == found.mask.shape
+        assert (mask != found.mask).mean() < 0.01
+        said = f"{image.stem}_mask.png: lesion with probability {found.presence:.2f}, {mask.sum()} pixels"
+        assert said in done.stdout
 
 
 def test_the_fourier_transform_is_in_the_graph(exported):
