@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from .false_corrector import CorrectorOutput
 
 BOUNDARY_UNCERTAINTY = 0.5
-LESION_WEIGHT = 2.0
+LESION_WEIGHT = 1.8
 LOSS_WEIGHTS = {"coarse": 1.0, "segmentation": 1.0, "multimask": 0.25, "presence": 0.2, "iou": 0.1}
 
 
