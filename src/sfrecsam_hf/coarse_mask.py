@@ -4,8 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .channels_last import stacked
 from .frequency_fusion import ConvBlock
+from .maps_on_cpu import stacked
 from .zero_init import ZeroConv2d
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.utils import ModelOutput
 
-from .channels_last import stacked
+from .maps_on_cpu import stacked
 from .uncertainty import binary_entropy, uncertainty_from_samples
 from .zero_init import ZeroConv2d
 

@@ -20,6 +20,7 @@ from .encoder_sampling import encoder_samples
 from .false_corrector import DualFalseCorrector
 from .frequency_fusion import SpatialFrequencyBranch
 from .losses import base_losses, checked_labels, correction_losses, multimask_loss, weighted_sum
+from .maps_on_cpu import row_by_row
 from .mask_decoder import SFRecSamMaskDecoder
 from .outputs_sfrecsam import (
     Correction,
@@ -32,7 +33,6 @@ from .outputs_sfrecsam import (
     valid_region,
 )
 from .prompts import Prompts, automatic_prompts, given_prompts, group_by_kind, jittered, nearness
-from .row_by_row import row_by_row
 from .sample_noise import SampleNoise
 from .training_stages import NEW_MODULES, StagedTraining
 from .uncertainty import UncertaintyHead, uncertainty_from_samples

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .channels_last import stacked
+from .maps_on_cpu import stacked
 
 
 def binary_entropy(probability: Tensor) -> Tensor:

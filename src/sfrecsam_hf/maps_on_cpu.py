@@ -1,9 +1,27 @@
-"""Work on many large maps without holding what is made of all of them at once."""
+"""Large feature maps on a CPU: channels last, with which a convolution takes half the time, and one row at a time."""
 
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
+
+
+def stacked(*maps: Tensor) -> Tensor:
+    """
+    The channels of all maps, one after the other: on a CPU they lie last, wherever those of the maps lie.
+
+    Convolutions, norms and sums keep this layout. `torch.cat` does not: one channel alone has no layout that it sees,
+    and it would put those of all maps first again.
+
+    Args:
+        maps (`torch.Tensor` of shape `(batch, any, height, width)`): Of one size.
+
+    Returns:
+        `torch.Tensor` of shape `(batch, sum of channels, height, width)`.
+    """
+    if maps[0].device.type != "cpu":
+        return torch.cat(maps, dim=1)
+    return torch.cat([part.permute(0, 2, 3, 1) for part in maps], dim=-1).permute(0, 3, 1, 2)
 
 
 def row_by_row(function: Callable[..., Tensor], *maps: Tensor | None) -> Tensor:
