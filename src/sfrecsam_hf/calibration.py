@@ -46,7 +46,10 @@ def calibrate(model: SFRecSamModel, processor: Any, validation: Dataset) -> dict
     suspicion = entropy[1:][np.argmax((hits - false_alarms)[1:])]
     thresholds = {"suspicion_threshold": float(np.clip(suspicion, 0.01, 0.99))}
     if normal:
-        thresholds["presence_threshold"] = float(np.quantile(presence, 1 - LESION_SENSITIVITY, method="lower"))
+        # Half-way to the score below: on the score itself, rounding would decide what becomes of that image.
+        scores = np.sort([0.0, *presence])
+        lowest = np.searchsorted(scores, np.quantile(presence, 1 - LESION_SENSITIVITY, method="lower"))
+        thresholds["presence_threshold"] = float(scores[lowest - 1 : lowest + 1].mean())
     return thresholds
 
 
