@@ -145,6 +145,7 @@ def main() -> None:
     parser.add_argument("--correction-epochs", type=int, default=3, help="(%(default)s)")
     parser.add_argument("--image-size", type=int, default=128, help="side of the input (%(default)s)")
     parser.add_argument("--batch-size", type=int, default=16, help="(%(default)s)")
+    parser.add_argument("--transplant-share", type=float, default=0.3, help="images with moved tissue (%(default)s)")
     options = vars(parser.parse_args())
     output, seeds = Path(options.pop("output")), options.pop("seeds")
     done = []

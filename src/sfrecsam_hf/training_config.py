@@ -74,7 +74,7 @@ class TrainingConfig:
     augmentation: float = 1.0
     click_share: float = 0.2
     box_share: float = 0.1
-    transplant_share: float = 0.3
+    transplant_share: float = 0.0
     mc_samples: int | None = 4
     mixed_precision: str = "no"
     patience: int = 0
