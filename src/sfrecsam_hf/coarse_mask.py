@@ -8,6 +8,8 @@ from .frequency_fusion import ConvBlock
 from .maps_on_cpu import stacked
 from .zero_init import ZeroConv2d
 
+LEAST_LENGTH = 0.1
+
 
 class CoarseMaskHead(nn.Module):
     r"""
@@ -109,5 +111,7 @@ class HighResolutionJoin(nn.Module):
 def _likeness(features: Tensor, near: Tensor) -> Tensor:
     """Cosine of each pixel's features with their mean where the prompts point: `(batch, 1, height, width)`."""
     weight = near.clamp(min=0)
-    pointed_at = (features * weight).sum((2, 3), keepdim=True)
-    return F.cosine_similarity(features, pointed_at, dim=1, eps=1e-4)[:, None]
+    pointed_at = (features * weight).sum((2, 3), keepdim=True) / weight.sum((2, 3), keepdim=True).clamp(min=1)
+    # Of features that are almost nothing the direction is rounding, so their length counts as no less than this.
+    lengths = [part.norm(dim=1, keepdim=True).clamp(min=LEAST_LENGTH) for part in (features, pointed_at)]
+    return (features * pointed_at).sum(1, keepdim=True) / (lengths[0] * lengths[1])
