@@ -33,8 +33,9 @@ from sfrecsam_hf.segmentation import segmentations
 SIZES = {"tiny": SFRecSamConfig.tiny, "base": SFRecSamConfig.base, "sam-1024": SFRecSamConfig.sam_geometry}
 SAMPLES = 8
 OURS, ONE_PASS, FOLDED = "SF-RecSAM", "SF-RecSAM T=0", "SF-RecSAM folded"
+REFERENCE = "SF-RecSAM encoder per sample"
 PLAIN, EAGER, REPEATED, UNET = "SamModel sdpa", "SamModel eager", f"SamModel {SAMPLES} passes", "MONAI U-Net"
-RIVALS = (OURS, ONE_PASS, FOLDED, PLAIN, EAGER, REPEATED, UNET)
+RIVALS = (OURS, ONE_PASS, REFERENCE, FOLDED, PLAIN, EAGER, REPEATED, UNET)
 
 
 class RepeatedPasses(nn.Module):
@@ -78,7 +79,8 @@ def build(rival: str, size: str) -> tuple[nn.Module, dict[str, tuple[int, ...]],
         attention = "folded" if rival == FOLDED else "unbiased"
         model = SFRecSamModel._from_config(config, attn_implementation=attention)
         samples = 0 if rival == ONE_PASS else SAMPLES
-        return model, {"pixel_values": image}, {"mc_samples": samples, "presence_threshold": 0.0}
+        arguments = {"mc_samples": samples, "presence_threshold": 0.0, "sample_encoder": rival == REFERENCE}
+        return model, {"pixel_values": image}, arguments
     if rival == UNET:
         from monai.networks.nets import BasicUNet
 

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from accelerate.utils import set_seed
 from datasets import Dataset
-from monai.networks.nets import AttentionUnet, BasicUNet
+from monai.networks.nets import AttentionUnet, BasicUNet, UNet
 from safetensors.torch import save_model
 from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
@@ -32,7 +32,8 @@ from sfrecsam_hf.training_data import EpochBatches, TrainingImages
 
 NETWORKS = {
     "MONAI BasicUNet": lambda: BasicUNet(2, 1, 1),
-    "MONAI AttentionUnet": lambda: AttentionUnet(2, 1, 1, channels=(16, 32, 64, 128, 256), strides=(2, 2, 2, 2)),
+    "MONAI UNet": lambda: UNet(2, 1, 1, channels=(32, 64, 128, 256, 320), strides=(2,) * 4, num_res_units=2),
+    "MONAI AttentionUnet": lambda: AttentionUnet(2, 1, 1, channels=(16, 32, 64, 128, 256), strides=(2,) * 4),
 }
 
 
@@ -120,8 +121,11 @@ def main() -> None:
     parser.add_argument("--image-size", type=int, default=128, help="side of the input (%(default)s)")
     parser.add_argument("--batch-size", type=int, default=16, help="(%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="(%(default)s)")
-    config = TrainingConfig(**vars(parser.parse_args()))
-    results = {name: train_unet(name, config) for name in NETWORKS}
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS), help="(all)")
+    arguments = vars(parser.parse_args())
+    networks = arguments.pop("networks")
+    config = TrainingConfig(**arguments)
+    results = {name: train_unet(name, config) for name in networks}
     Path(config.output, "results.json").write_text(json.dumps(results, indent=1) + "\n")
     for name, result in results.items():
         dice = np.mean([row["dice"] for row in result["per_image"] if row["lesion"]])

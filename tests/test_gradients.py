@@ -106,6 +106,15 @@ def test_stage_1_with_a_frozen_base(labels):
     assert chosen - trained(model, labels) == set()
 
 
+def test_stage_1_with_a_frozen_encoder_trains_what_answers_prompts(labels):
+    model = tiny_model()
+    model.train_stage(1, freeze_encoder=True)
+    chosen = trainable(model)
+    answering = ("shared_image_embedding", "prompt_encoder", "prompt_fusion", "mask_decoder", "high_resolution_join")
+    assert chosen == {name for name, _ in model.named_parameters() if name.split(".")[0] in answering}
+    assert chosen - trained(model, labels) == set()
+
+
 def test_every_weight_moves_away_from_its_start(labels):
     """Zero-initialised projections hold back what stands before them for one step, and not for ever."""
     model = tiny_model().train()

@@ -6,7 +6,7 @@ from conftest import IMAGE_SIZE, scan, tiny_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sfrecsam_hf.prompts import Prompts, automatic_prompts, jittered, nearness
+from sfrecsam_hf.prompts import Prompts, automatic_prompts, jittered, prompt_maps
 
 
 @pytest.fixture(scope="module")
@@ -57,13 +57,17 @@ def test_automatic_prompts_use_no_ground_truth(model, pixels):
 
 
 @torch.no_grad()
-def test_what_the_coarse_mask_says_reaches_the_mask_of_automatic_rows_alone(pixels):
+def test_prompts_reach_the_high_resolution_features(pixels):
     model = tiny_model()
-    box = torch.tensor([[[20.0, 20, 50, 50]]] * 2)
-    prompted, automatic = model(pixels, input_boxes=box).initial_masks, model(pixels).initial_masks
-    model.coarse_mask_head.classify.bias += 0.01  # too little to move the automatic prompts
-    assert torch.equal(model(pixels, input_boxes=box).initial_masks, prompted)
-    assert not torch.equal(model(pixels).initial_masks, automatic)
+    clicks = [torch.tensor([[[place]]] * 2) for place in ([12.0, 12.0], [50.0, 50.0])]
+    encoded = model.get_image_embeddings(pixels)
+    prompts = [Prompts(points=click[:, 0], labels=torch.ones(2, 1)) for click in clicks]
+    features = encoded.high_resolution_features
+    first, second = (model.prompt_fusion(features, encoded.image_embeddings, one, IMAGE_SIZE) for one in prompts)
+    assert (first - second).abs().mean() > 0.01
+    model.prompt_fusion.leave.weight.zero_()
+    model.prompt_fusion.leave.bias.zero_()
+    assert torch.equal(model.prompt_fusion(features, encoded.image_embeddings, prompts[0], IMAGE_SIZE), features)
 
 
 @pytest.mark.parametrize(
@@ -169,20 +173,24 @@ def test_bad_prompts_are_refused_in_one_sentence(model, pixels, prompts, message
         model(pixels, **prompts)
 
 
-def test_nearness_is_upright_at_clicks_on_the_lesion_and_inside_boxes():
+def test_prompt_maps_tell_clicks_on_the_lesion_from_clicks_beside_it_and_show_the_inside_of_a_box():
     points = torch.tensor([[[16.0, 32.0], [48.0, 32.0]], [[16.0, 32.0], [0.0, 0.0]]])
     labels = torch.tensor([[1, 0], [1, -10]])
-    clicked = nearness(Prompts(points=points, labels=labels), size=32, image_size=64)
-    assert clicked.shape == (2, 1, 32, 32)
-    assert clicked[0, 0, 16, 8] > 0.9
-    assert clicked[0, 0, 16, 24] < -0.9
-    assert clicked[0, 0, 0, 0].abs() < 0.1
-    assert clicked[1].min() >= 0
-    boxed = nearness(Prompts(boxes=torch.tensor([[8.0, 16.0, 40.0, 48.0]])), size=32, image_size=64)
-    rows, columns = torch.nonzero(boxed[0, 0] > 0, as_tuple=True)
+    lesion, beside, *rest = prompt_maps(Prompts(points=points, labels=labels), size=32, image_size=64).unbind(1)
+    assert lesion.shape == (2, 32, 32)
+    assert lesion[0, 16, 8] > 0.9 > 0.1 > lesion[0, 16, 24]
+    assert beside[0, 16, 24] > 0.9 > 0.1 > beside[0, 16, 8]
+    assert torch.equal(lesion[0], lesion[1])
+    assert not beside[1].any()
+    assert not torch.stack(rest).any()
+    box = prompt_maps(Prompts(boxes=torch.tensor([[8.0, 16.0, 40.0, 48.0]])), size=32, image_size=64)[0, 2]
+    rows, columns = torch.nonzero(box > 0, as_tuple=True)
     assert (rows.min(), rows.max(), columns.min(), columns.max()) == (8, 23, 4, 19)
-    assert boxed[0, 0, 0, 31] < -0.9
-    assert not nearness(Prompts(masks=torch.zeros(1, 1, 32, 32)), size=32, image_size=64).any()
+    assert box[0, 31] < -0.9
+    maps = prompt_maps(Prompts(masks=blob(slice(8, 20), slice(4, 14))), size=64, image_size=64)[0]
+    assert not maps[:3].any()
+    assert maps[3, 24, 16] > 0.9
+    assert maps[3, 60, 60] < -0.9
 
 
 @torch.no_grad()

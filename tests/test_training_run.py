@@ -69,6 +69,7 @@ def test_the_history_has_every_loss_term_and_both_times(finished):
         assert {"time/data", "time/step", "train/learning_rate"} <= row.keys()
     validations = [row for row in history(finished) if "validation/final_dice" in row]
     assert len(validations) == 3
+    assert all("validation/clicked_dice" in row for row in validations[:2])
 
 
 def test_pictures_and_tracker_events_are_written(finished):

@@ -8,8 +8,6 @@ from .frequency_fusion import ConvBlock
 from .maps_on_cpu import stacked
 from .zero_init import ZeroConv2d
 
-LEAST_LENGTH = 0.1
-
 
 class CoarseMaskHead(nn.Module):
     r"""
@@ -74,44 +72,29 @@ class HighResolutionJoin(nn.Module):
     SAM answers at a quarter of the token distance from tokens alone. The last projection is zero-initialised by the
     model, so an extended SAM still gives its own mask (compare the early-feature fusion of SAM-HQ).
 
-    The coarse mask knows nothing of a prompt that the caller gives. Such rows read the caller's mask prompt or,
-    without one, SAM's own mask in its place: otherwise a click beside the coarse mask would hardly be heeded. For
-    the same reason every row reads how near its prompts are, and how much a pixel is like those that they point at.
-
     Args:
         feature_channels (`int`): Channels of the high-resolution features.
     """
 
     def __init__(self, feature_channels: int):
         super().__init__()
-        self.mix = nn.Conv2d(feature_channels + 4, feature_channels, 3, padding=1)
+        self.mix = nn.Conv2d(feature_channels + 2, feature_channels, 3, padding=1)
         self.projection = ZeroConv2d(feature_channels + 1, 1, 1)
 
-    def forward(self, masks: Tensor, features: Tensor, rough: Tensor | None, near: Tensor) -> Tensor:
+    def forward(self, masks: Tensor, features: Tensor, rough: Tensor) -> Tensor:
         """
         Args:
             masks (`torch.Tensor` of shape `(batch, 1, h, w)`): SAM's mask logits.
             features (`torch.Tensor` of shape `(batch, channels, height, width)`): High-resolution features.
-            rough (`torch.Tensor` of shape `(batch, 1, height, width)`, *optional*): Logits of the coarse mask, or of
-                the caller's.
-            near (`torch.Tensor` of shape `(batch, 1, height, width)`): How near the prompts are, in [-1, 1].
+            rough (`torch.Tensor` of shape `(batch, 1, height, width)`): Logits of the coarse mask, or of the mask
+                that the caller gives.
 
         Returns:
             `torch.Tensor` of shape `(batch, 1, height, width)`: Mask logits at the features' resolution.
         """
         if masks.shape[-2:] != features.shape[-2:]:
             masks = F.interpolate(masks, size=features.shape[-2:], mode="bilinear", align_corners=False)
-        rough = masks if rough is None else rough
-        mixed = F.gelu(self.mix(stacked(features, rough, masks, near, _likeness(features, near))))
+        mixed = F.gelu(self.mix(stacked(features, rough, masks)))
         # The projection of both without a copy of both.
         weight, bias = self.projection.weight, self.projection.bias
         return masks + F.conv2d(mixed, weight[:, :-1], bias) + weight[:, -1:] * rough
-
-
-def _likeness(features: Tensor, near: Tensor) -> Tensor:
-    """Cosine of each pixel's features with their mean where the prompts point: `(batch, 1, height, width)`."""
-    weight = near.clamp(min=0)
-    pointed_at = (features * weight).sum((2, 3), keepdim=True) / weight.sum((2, 3), keepdim=True).clamp(min=1)
-    # Of features that are almost nothing the direction is rounding, so their length counts as no less than this.
-    lengths = [part.norm(dim=1, keepdim=True).clamp(min=LEAST_LENGTH) for part in (features, pointed_at)]
-    return (features * pointed_at).sum(1, keepdim=True) / (lengths[0] * lengths[1])

@@ -24,7 +24,7 @@ def stacked(*maps: Tensor) -> Tensor:
     return torch.cat([part.permute(0, 2, 3, 1) for part in maps], dim=-1).permute(0, 3, 1, 2)
 
 
-def row_by_row(function: Callable[..., Tensor], *maps: Tensor | None) -> Tensor:
+def row_by_row(function: Callable[..., Tensor], *maps: Tensor) -> Tensor:
     """
     `function(*maps)`; for inference on a CPU a row at a time.
 
@@ -33,14 +33,12 @@ def row_by_row(function: Callable[..., Tensor], *maps: Tensor | None) -> Tensor:
 
     Args:
         function (`Callable`): Answers every row by itself.
-        maps (`torch.Tensor` of shape `(rows, ...)` or None): Its arguments.
+        maps (`torch.Tensor` of shape `(rows, ...)`): Its arguments.
 
     Returns:
         `torch.Tensor` of shape `(rows, ...)`.
     """
-    given = [part for part in maps if part is not None]
-    at_once = given[0].device.type != "cpu" or any(part.requires_grad for part in given)
+    at_once = maps[0].device.type != "cpu" or any(part.requires_grad for part in maps)
     if at_once or torch.compiler.is_compiling():
         return function(*maps)
-    rows = range(len(given[0]))
-    return torch.cat([function(*(None if part is None else part[row : row + 1] for part in maps)) for row in rows])
+    return torch.cat([function(*(part[row : row + 1] for part in maps)) for row in range(len(maps[0]))])

@@ -32,7 +32,8 @@ from .outputs_sfrecsam import (
     sizes_inside_padding,
     valid_region,
 )
-from .prompts import Prompts, automatic_prompts, given_prompts, group_by_kind, jittered, nearness
+from .prompt_fusion import PromptFusion
+from .prompts import Prompts, automatic_prompts, given_prompts, group_by_kind, jittered
 from .sample_noise import SampleNoise
 from .training_stages import NEW_MODULES, StagedTraining
 from .uncertainty import UncertaintyHead, uncertainty_from_samples
@@ -73,6 +74,11 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
             config.vision_config.output_channels, channels, config.mask_stride, skips=fused
         )
         feature_channels = channels[config.mask_stride.bit_length() - 2]
+        self.prompt_fusion = PromptFusion(
+            feature_channels,
+            config.vision_config.output_channels,
+            levels=(config.vision_config.patch_size // config.mask_stride).bit_length() - 1,
+        )
         self.high_resolution_join = HighResolutionJoin(feature_channels)
         self.uncertainty_head = UncertaintyHead(feature_channels, config.corrector_channels)
         self.corrector = DualFalseCorrector(feature_channels, config.corrector_channels, config.correctors)
@@ -276,7 +282,7 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
                 mask = valid_region(pixel_values, reshaped_input_sizes, pixel_mask)[:, 0]
                 redrawn = encoder_samples(self.encode, self.vision_encoder, pixel_values, mask, mc_samples, generator)
                 samples = [
-                    self._decode(rows.reencoded(encoded), multimask_output, noise.only(sample))[0]
+                    self._decode(self._fused(rows.reencoded(encoded)), multimask_output, noise.only(sample))[0]
                     for sample, encoded in enumerate(redrawn, start=1)
                 ]
                 masks = torch.cat([masks[:1], *samples])
@@ -328,13 +334,21 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
         automatic = torch.zeros(batch * prompts_per_image, dtype=torch.bool, device=device)
         for index, prompts in group_by_kind(given, batch * prompts_per_image):
             index = index.to(device)
-            prompted = prompts is not None
-            if not prompted:
+            if prompts is None:
                 automatic[index] = True
                 coarse = torch.where(rows.valid_region, rows.coarse_masks, EMPTY_LOGIT)
                 prompts = automatic_prompts(coarse[index], image_size, self.config.box_margin, mask_size)
-            groups.append((index, prompts, prompted))
-        return PromptedRows(rows, groups, automatic, prompts_per_image)
+            groups.append((index, prompts))
+        return self._fused(PromptedRows(rows, groups, automatic, prompts_per_image))
+
+    def _fused(self, rows: PromptedRows) -> PromptedRows:
+        """The rows with their prompts in their high-resolution features."""
+        image_size = self.config.vision_config.image_size
+        fused = [
+            self.prompt_fusion(part.high_resolution_features, part.image_embeddings, prompts, image_size)
+            for part, prompts in rows.parts()
+        ]
+        return rows.with_features(rows.in_order(fused))
 
     def draw_noise(self, samples: int | None = None, generator: torch.Generator | None = None) -> SampleNoise:
         """The noise that `forward` draws itself if it is given none: `config.mc_samples` passes, seed 0."""
@@ -355,32 +369,22 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
             Logits of shape `(1 + samples, rows, masks, height, width)`, the first without noise, and IoU estimates
             of shape `(rows, masks)`.
         """
-        if len(rows.groups) == 1:
-            ((_, prompts, prompted),) = rows.groups
-            return self._decode_group(rows.encoded, prompts, prompted, multimask_output, noise)
-        order = torch.cat([index for index, *_ in rows.groups])
-        decoded = [
-            self._decode_group(rows.encoded.repeat(index), prompts, prompted, multimask_output, noise)
-            for index, prompts, prompted in rows.groups
-        ]
-        restore = order.argsort()
-        masks = torch.cat([masks for masks, _ in decoded], dim=1)[:, restore]
-        return masks, torch.cat([iou for _, iou in decoded])[restore]
+        decoded = [self._decode_group(part, prompts, multimask_output, noise) for part, prompts in rows.parts()]
+        masks, iou_scores = zip(*decoded, strict=True)
+        return rows.in_order(masks, dim=1), rows.in_order(iou_scores)
 
     def _decode_group(
         self,
         encoded: SFRecSamImageEmbeddings,
         prompts: Prompts,
-        prompted: bool,
         multimask_output: bool,
         noise: SampleNoise | None,
     ) -> tuple[Tensor, Tensor]:
         image, features = encoded.image_embeddings, encoded.high_resolution_features
-        rough, count = encoded.coarse_masks, image.shape[0]
+        count = image.shape[0]
         if noise is not None:
             image = (image * noise.embedding).flatten(0, 1)
             features = (features * noise.features).flatten(0, 1)
-            rough = self.coarse_mask_head.classify(features)
             prompts = jittered(prompts, noise.prompts, self.config.vision_config.image_size)
         elif self.training:
             image = F.dropout2d(image, self.config.sample_dropout)
@@ -391,11 +395,6 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
             input_boxes=None if prompts.boxes is None else prompts.boxes[:, None],
             input_masks=None if prompts.masks is None else prompts.masks.to(image.dtype),
         )
-        if prompted:
-            rough = None
-            if prompts.masks is not None:
-                rough = F.interpolate(prompts.masks.to(image.dtype), size=features.shape[-2:], mode="bilinear")
-        near = nearness(prompts, features.shape[-1], self.config.vision_config.image_size).to(features.dtype)
         masks, iou_scores = self.mask_decoder(
             image_embeddings=image,
             image_positional_embeddings=self.get_image_wide_positional_embeddings(),
@@ -408,8 +407,7 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
             self.high_resolution_join,
             masks.flatten(0, 2)[:, None],
             repeated(features, per_prompt),
-            None if rough is None else repeated(rough, per_prompt),
-            repeated(near, per_prompt),
+            repeated(self.coarse_mask_head.classify(features), per_prompt),
         )
         return masks.view(-1, count, per_prompt, *masks.shape[-2:]), iou_scores[:count, 0]
 

@@ -1,5 +1,6 @@
 """What flows between the stages of SF-RecSAM: image embeddings, prompted rows, corrections, and the output."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -96,14 +97,10 @@ class SFRecSamOutput(ModelOutput):
 
 @dataclass
 class PromptedRows:
-    """
-    One row per mask to decode: its image's embeddings, and its prompts in groups of one kind.
-
-    A group is the index of its rows, their prompts, and whether the caller gave them.
-    """
+    """One row per mask to decode: its image's embeddings, and its prompts in groups of one kind, with their rows."""
 
     encoded: SFRecSamImageEmbeddings
-    groups: list[tuple[Tensor, Prompts, bool]]
+    groups: list[tuple[Tensor, Prompts]]
     automatic: Tensor
     prompts_per_image: int
 
@@ -112,6 +109,24 @@ class PromptedRows:
         rows = encoded.repeat_interleave(self.prompts_per_image)
         return PromptedRows(rows, self.groups, self.automatic, self.prompts_per_image)
 
+    def with_features(self, features: Tensor) -> "PromptedRows":
+        """The same rows with other high-resolution features."""
+        encoded = SFRecSamImageEmbeddings(**{**self.encoded, "high_resolution_features": features})
+        return PromptedRows(encoded, self.groups, self.automatic, self.prompts_per_image)
+
+    def parts(self) -> list[tuple[SFRecSamImageEmbeddings, Prompts]]:
+        """The embeddings and the prompts of each group, without a copy where all rows are one group."""
+        if len(self.groups) == 1:
+            return [(self.encoded, self.groups[0][1])]
+        return [(self.encoded.repeat(index), prompts) for index, prompts in self.groups]
+
+    def in_order(self, values: Sequence[Tensor], dim: int = 0) -> Tensor:
+        """What each group gave, as one tensor with all rows in their order along `dim`."""
+        if len(self.groups) == 1:
+            return values[0]
+        order = torch.cat([index for index, _ in self.groups]).argsort()
+        return torch.cat(list(values), dim=dim).index_select(dim, order)
+
     def per_image(self, value: Tensor) -> Tensor:
         """Rows back to `(batch, prompts, ...)`."""
         return value.unflatten(0, (value.shape[0] // self.prompts_per_image, self.prompts_per_image))
@@ -119,11 +134,11 @@ class PromptedRows:
     def used_prompts(self) -> dict[str, Tensor]:
         """The prompts as `forward` takes them, with -10 where a row has none of a kind."""
         rows, device = self.automatic.shape[0], self.automatic.device
-        most = max([0, *(prompts.labels.shape[1] for _, prompts, _ in self.groups if prompts.labels is not None)])
+        most = max([0, *(prompts.labels.shape[1] for _, prompts in self.groups if prompts.labels is not None)])
         points = torch.full((rows, most, 2), float(ABSENT), device=device)
         labels = torch.full((rows, most), ABSENT, dtype=torch.int, device=device)
         boxes = torch.full((rows, 4), float(ABSENT), device=device)
-        for index, prompts, _ in self.groups:
+        for index, prompts in self.groups:
             if prompts.points is not None:
                 count = prompts.labels.shape[1]
                 points[index, :count] = prompts.points

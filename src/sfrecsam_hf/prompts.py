@@ -187,32 +187,36 @@ def _(prompt: Tensor, ok: Tensor, message: str) -> Tensor:
     return torch.empty_like(prompt)
 
 
-def nearness(prompts: Prompts, size: int, image_size: int) -> Tensor:
+def prompt_maps(prompts: Prompts, size: int, image_size: int) -> Tensor:
     """
-    Where a prompt points: a bump at each click, upright on the lesion and turned over beside it, and a box's inside.
+    Prompts as maps: bumps at the clicks on the lesion, bumps at those beside it, the box's inside, and the mask.
 
     Args:
         prompts (`Prompts`): Rows of one kind.
-        size (`int`): Side of the map.
+        size (`int`): Side of the maps.
         image_size (`int`): Side of the model's input in pixels.
 
     Returns:
-        `torch.Tensor` of shape `(rows, 1, size, size)`, in [-1, 1]; 0 for a mask prompt alone.
+        `torch.Tensor` of shape `(rows, 4, size, size)`: the clicks in [0, 1]; box and mask in [-1, 1], with 0 on the
+        border and where there is none.
     """
     given = next(iter(prompts.values()))
     centres = (torch.arange(size, device=given.device) + 0.5) / size
-    near = torch.zeros(given.shape[0], size, size, device=given.device)
+    maps = torch.zeros(given.shape[0], 4, size, size, device=given.device)
+    if prompts.points is not None:
+        away = (prompts.points / image_size)[..., None] - centres
+        bumps = torch.exp(-((away / CLICK_REACH) ** 2) / 2)
+        kinds = torch.stack([prompts.labels == 1, prompts.labels == 0], dim=1).float()
+        maps[:, :2] = torch.einsum("rkp,rpy,rpx->rkyx", kinds, bumps[:, :, 1], bumps[:, :, 0]).clamp(max=1)
     if prompts.boxes is not None:
         x1, y1, x2, y2 = (prompts.boxes / image_size)[:, :, None].unbind(1)
         across = torch.minimum(centres - x1, x2 - centres)[:, None, :]
         down = torch.minimum(centres - y1, y2 - centres)[:, :, None]
-        near = near + torch.tanh(torch.minimum(across, down) / CLICK_REACH)
-    if prompts.points is not None:
-        away = (prompts.points / image_size)[..., None] - centres
-        bumps = torch.exp(-((away / CLICK_REACH) ** 2) / 2)
-        signs = (2 * (prompts.labels == 1) - 1) * (prompts.labels >= 0)
-        near = near + torch.einsum("rp,rpy,rpx->ryx", signs.float(), bumps[:, :, 1], bumps[:, :, 0])
-    return near.clamp(-1, 1)[:, None]
+        maps[:, 2] = torch.tanh(torch.minimum(across, down) / CLICK_REACH)
+    if prompts.masks is not None:
+        logits = F.interpolate(prompts.masks.float(), size=(size, size), mode="bilinear", align_corners=False)
+        maps[:, 3:] = torch.tanh(logits / 2)
+    return maps
 
 
 def has_box(prompts: Prompts) -> Tensor:

@@ -5,7 +5,7 @@ import logging
 import math
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, DistributedType, gather_object, set_seed
+from PIL.Image import Image
 from safetensors.torch import load_model, save_model
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
@@ -25,8 +26,9 @@ from .drawing import contact_sheet, overlay
 from .image_processing_sfrecsam import SFRecSamImageProcessorPil
 from .metrics import overlap
 from .modeling_sfrecsam import SFRecSamModel
+from .oracle_prompts import oracle_point
 from .processing_sfrecsam import SFRecSamProcessor
-from .segmentation import segment
+from .segmentation import Segmentation, segment
 from .splits import load_split
 from .training_config import TrainingConfig
 from .training_data import EpochBatches, TrainingImages
@@ -151,7 +153,7 @@ class TrainingRun:
                 self._save_best(self.model)
             progress.stage += 1
             return
-        trainable = self.model.train_stage(progress.stage, config.freeze_base)
+        trainable = self.model.train_stage(progress.stage, config.freeze_base, config.freeze_encoder)
         steps_per_epoch = self.batches.batches // (config.accumulation * accelerator.num_processes)
         rate = config.learning_rate if progress.stage == 1 else config.correction_learning_rate
         optimizer = decayed_adamw(self.model, rate, config.weight_decay)
@@ -275,38 +277,40 @@ class TrainingRun:
         }
 
     def _validate(self, model: SFRecSamModel) -> None:
-        """Mean Dice of the validation's lesion images, prompted by the model itself; keeps the best model."""
+        """
+        Mean Dice of the validation's lesion images; keeps the best model.
+
+        Prompted by the model itself; where stage 1 trains with clicks, also by a click on the lesion, and then the
+        best model is the best on average of both.
+        """
         accelerator, progress, start = self.accelerator, self.progress, time.perf_counter()
         mine = range(accelerator.process_index, len(self.validation), accelerator.num_processes)
         rows = self.validation.select(mine)
-        samples = 0 if progress.stage == 1 else self.config.mc_samples
-        results = []
-        with accelerator.autocast():
-            found = segment(
-                model.eval(),
-                self.processor,
-                rows["image"],
-                VALIDATION_BATCH,
-                mc_samples=samples,
-                presence_threshold=0.0,
-            )
-            for index, row, segmentation in zip(mine, rows, found, strict=True):
-                true = np.asarray(row["mask"]) > 0
-                results.append(
-                    {
-                        "index": index,
-                        "lesion": bool(true.any()),
-                        "initial": overlap(segmentation.initial_mask, true),
-                        "final": overlap(segmentation.mask, true),
-                        "presence": segmentation.presence,
-                        "mask": segmentation.mask,
-                    }
-                )
+        true = [np.asarray(mask) > 0 for mask in rows["mask"]]
+        answered = self._answered(model, zip(rows["image"], true, strict=True), clicked=False)
+        results = [
+            {
+                "index": index,
+                "lesion": bool(mask.any()),
+                "initial": overlap(segmentation.initial_mask, mask),
+                "final": overlap(segmentation.mask, mask),
+                "presence": segmentation.presence,
+                "mask": segmentation.mask,
+            }
+            for index, mask, segmentation in zip(mine, true, answered, strict=True)
+        ]
+        clicking = progress.stage == 1 and self.config.click_share > 0
+        if clicking:
+            lesions = [result for result in results if result["lesion"]]
+            pairs = [(image, mask) for image, mask in zip(rows["image"], true, strict=True) if mask.any()]
+            answered = self._answered(model, pairs, clicked=True)
+            for result, (_, mask), segmentation in zip(lesions, pairs, answered, strict=True):
+                result["clicked"] = overlap(segmentation.mask, mask)
         results = sorted(gather_object(results), key=lambda result: result["index"])
         lesions = [result for result in results if result["lesion"]]
         scores = {
             f"validation/{mask}_{name}": float(np.mean([result[mask][name] for result in lesions]))
-            for mask in ("initial", "final")
+            for mask in ("initial", "final", *["clicked"] * clicking)
             for name in ("dice", "precision", "recall")
         }
         self._log(scores)
@@ -314,7 +318,8 @@ class TrainingRun:
             f"stage {progress.stage} epoch {progress.epoch + 1}: "
             + ", ".join(f"{name.split('/')[1]} {value:.4f}" for name, value in scores.items())
         )
-        dice = scores["validation/final_dice"]
+        asked = ("final", "clicked") if clicking else ("final",)
+        dice = float(np.mean([scores[f"validation/{mask}_dice"] for mask in asked]))
         progress.waited += 1
         if dice > progress.best:
             progress.best, progress.waited = dice, 0
@@ -322,6 +327,22 @@ class TrainingRun:
         if accelerator.is_main_process and self.config.overlays:
             self._draw(lesions[: self.config.overlays])
         progress.seconds += time.perf_counter() - start
+
+    def _answered(
+        self, model: SFRecSamModel, pairs: Iterable[tuple[Image, np.ndarray]], clicked: bool
+    ) -> Iterator[Segmentation]:
+        """The answer to each image of pairs with its true mask, prompted by itself or by a click on the lesion."""
+        images = ((image, {"input_points": [[oracle_point(mask)]]}) if clicked else image for image, mask in pairs)
+        samples = 0 if self.progress.stage == 1 else self.config.mc_samples
+        with self.accelerator.autocast():
+            yield from segment(
+                model.eval(),
+                self.processor,
+                images,
+                VALIDATION_BATCH,
+                mc_samples=samples,
+                presence_threshold=0.0,
+            )
 
     def _draw(self, results: list[dict]) -> None:
         rows = [self.validation[result["index"]] for result in results]

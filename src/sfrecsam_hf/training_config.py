@@ -24,6 +24,8 @@ class TrainingConfig:
         image_size (`int`, *optional*): Side of the input in pixels; the model's own if not given.
         overrides (`dict`): Fields of [`SFRecSamConfig`] to change for `"tiny"` and `"base"`.
         freeze_base (`bool`): Leave the original SAM weights as they are (with `sam`).
+        freeze_encoder (`bool`): In stage 1, leave image encoder, branch and coarse mask as a checkpoint brings them:
+            only what answers prompts trains, in half the time.
         epochs (`int`): Epochs of stage 1, the base segmentation; 0 keeps that of a checkpoint in `model`.
         correction_epochs (`int`): Epochs of stage 2, the corrector and the uncertainty head.
         batch_size (`int`): Images per process and step.
@@ -35,7 +37,8 @@ class TrainingConfig:
         clip (`float`): Largest gradient norm.
         ema_decay (`float`): Of the exponential moving average that is validated and saved; 0 for none.
         augmentation (`float`): 0 for none, 1 for the recipe's.
-        click_share (`float`): Share of lesion images that are given clicks in place of automatic prompts.
+        click_share (`float`): Share of lesion images that are given clicks in place of automatic prompts. Above 0, the
+            best checkpoint of stage 1 is the best on average of both.
         box_share (`float`): Share of lesion images that are given a loose box.
         transplant_share (`float`): Share of images in which a lesion is added, covered, or mimicked.
         mc_samples (`int`, *optional*): Samples in stage 2; the configuration's if not given.
@@ -61,6 +64,7 @@ class TrainingConfig:
     image_size: int | None = None
     overrides: dict[str, Any] = field(default_factory=dict)
     freeze_base: bool = False
+    freeze_encoder: bool = False
     epochs: int = 40
     correction_epochs: int = 6
     batch_size: int = 16

@@ -5,11 +5,13 @@ NEW_MODULES = (
     "cross_attention",
     "branch",
     "coarse_mask_head",
+    "prompt_fusion",
     "high_resolution_join",
     "corrector",
     "uncertainty_head",
 )
 CORRECTION_MODULES = ("corrector", "uncertainty_head")
+ENCODING_MODULES = ("vision_encoder", "branch", "coarse_mask_head")
 
 
 class StagedTraining:
@@ -23,13 +25,14 @@ class StagedTraining:
             parameter.requires_grad_(any(part in name for part in NEW_MODULES))
         return self.num_parameters(only_trainable=True)
 
-    def train_stage(self, stage: int, freeze_base: bool = False) -> int:
+    def train_stage(self, stage: int, freeze_base: bool = False, freeze_encoder: bool = False) -> int:
         """
         Chooses what trains: 1, everything up to the initial mask; 2, the corrector and the uncertainty head alone.
 
         Args:
             stage (`int`): 1 or 2 (paper section 3.4).
             freeze_base (`bool`): In stage 1, keep the original SAM weights as they are.
+            freeze_encoder (`bool`): In stage 1, train only what answers prompts.
 
         Returns:
             `int`: How many numbers train.
@@ -41,7 +44,9 @@ class StagedTraining:
             raise ValueError(f"stage={stage} must be 1 or 2.")
         self.training_stage = stage
         for name, parameter in self.named_parameters():
-            correction = name.split(".")[0] in CORRECTION_MODULES
+            module = name.split(".")[0]
+            correction = module in CORRECTION_MODULES
             frozen = freeze_base and not any(part in name for part in NEW_MODULES)
+            frozen |= freeze_encoder and module in ENCODING_MODULES
             parameter.requires_grad_(correction if stage == 2 else not (correction or frozen))
         return self.num_parameters(only_trainable=True)
