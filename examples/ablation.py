@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from unet_baseline import NETWORKS, train_unet
+from unet_baseline import NETWORKS, difference, signed, train_unet
 
 from sfrecsam_hf import TrainingConfig, train
 from sfrecsam_hf.checkpoints import load_checkpoint
-from sfrecsam_hf.evaluation import BOOTSTRAPS, evaluate
+from sfrecsam_hf.evaluation import evaluate
 from sfrecsam_hf.splits import load_split
 
 METRICS = ("dice", "precision", "recall")
@@ -91,8 +91,6 @@ def summary(seeds: list[dict[str, list[dict[str, Any]]]]) -> list[dict[str, Any]
         row: np.array([[[image[metric] for metric in METRICS] for image in seed[row]] for seed in seeds])
         for row in seeds[0]
     }
-    count = len(seeds[0]["SAM alone"])
-    drawn = np.random.default_rng(0).integers(count, size=(BOOTSTRAPS, count))
     lines = []
     for row, values in tables.items():
         images = values.mean(axis=0)
@@ -101,14 +99,8 @@ def summary(seeds: list[dict[str, list[dict[str, Any]]]]) -> list[dict[str, Any]
             line[metric] = float(images[:, index].mean())
             line[f"{metric}_over_seeds"] = float(values[:, :, index].mean(axis=1).std(ddof=len(seeds) > 1))
         if row in BEFORE:
-            difference = (images - tables[BEFORE[row]].mean(axis=0))[:, 0]
-            low, high = np.percentile(difference[drawn].mean(axis=1), [2.5, 97.5])
-            line |= {
-                "against": BEFORE[row],
-                "difference": float(difference.mean()),
-                "low": float(low),
-                "high": float(high),
-            }
+            before = tables[BEFORE[row]].mean(axis=0)
+            line |= {"against": BEFORE[row], **difference(images[:, 0], before[:, 0])}
         lines.append(line)
     return lines
 
@@ -124,7 +116,7 @@ def markdown(lines: list[dict[str, Any]], settings: dict[str, Any]) -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for line in lines:
-        against = f"{line['difference']:+.3f} ({line['low']:+.3f} to {line['high']:+.3f})" if "low" in line else ""
+        against = signed(line) if "low" in line else ""
         text.append(
             f"| {line['row']} | {line['dice']:.3f} | {line['dice_over_seeds']:.3f} | {line['precision']:.3f} | "
             f"{line['recall']:.3f} | {line.get('against', '')} | {against} |"
@@ -145,7 +137,7 @@ def main() -> None:
     parser.add_argument("--correction-epochs", type=int, default=3, help="(%(default)s)")
     parser.add_argument("--image-size", type=int, default=128, help="side of the input (%(default)s)")
     parser.add_argument("--batch-size", type=int, default=16, help="(%(default)s)")
-    parser.add_argument("--transplant-share", type=float, default=0.3, help="images with moved tissue (%(default)s)")
+    parser.add_argument("--transplant-share", type=float, default=0.3, help="of prompted images (%(default)s)")
     options = vars(parser.parse_args())
     output, seeds = Path(options.pop("output")), options.pop("seeds")
     done = []

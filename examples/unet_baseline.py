@@ -4,7 +4,8 @@
 
 The same images, split, resolution, augmentation, loss, optimizer, schedule, moving average and choice of the best
 epoch as `sfrecsam train`; only the network differs. Writes `results.json` with the metrics of every validation image
-at its original size.
+at its original size, and `results.md`, a table with the bundled checkpoint in its first row if that, or what
+`--beside` names, was evaluated on the same images.
 """
 
 import argparse
@@ -24,6 +25,8 @@ from tqdm import tqdm
 from transformers import get_scheduler
 
 from sfrecsam_hf import SFRecSamImageProcessor, TrainingConfig
+from sfrecsam_hf.bundled import bundled_checkpoint
+from sfrecsam_hf.evaluation import BOOTSTRAPS
 from sfrecsam_hf.losses import segmentation_loss
 from sfrecsam_hf.metrics import overlap, segmentation_metrics
 from sfrecsam_hf.splits import load_split
@@ -109,8 +112,55 @@ def predict(network: torch.nn.Module, processor: Any, dataset: Dataset) -> list[
     return masks
 
 
+def difference(ours: np.ndarray, theirs: np.ndarray) -> dict[str, float]:
+    """
+    Mean of `ours - theirs`, paired by image, with its bootstrap 95 % interval.
+
+    Args:
+        ours (`numpy.ndarray` of shape `(images,)`): A metric of each image.
+        theirs (`numpy.ndarray` of shape `(images,)`): The same of another model.
+    """
+    paired = ours - theirs
+    drawn = np.random.default_rng(0).integers(len(paired), size=(BOOTSTRAPS, len(paired)))
+    low, high = np.percentile(paired[drawn].mean(axis=1), [2.5, 97.5])
+    return {"difference": float(paired.mean()), "low": float(low), "high": float(high)}
+
+
+def signed(found: dict[str, float]) -> str:
+    """A difference and its interval as the tables write it."""
+    return f"{found['difference']:+.3f} ({found['low']:+.3f} to {found['high']:+.3f})"
+
+
+def markdown(results: dict[str, Any], config: TrainingConfig, beside: Path) -> str:
+    """Means over the lesion images, and by how much the Dice of `sfrecsam evaluate`'s results is ahead."""
+    evaluated = json.loads(beside.read_text())["per_image"]
+    ours = {row["name"]: row for row in evaluated if row["column"] == "auto" and row["lesion"]}
+    lesions = {
+        name: {row["name"]: row for row in result["per_image"] if row["lesion"]} for name, result in results.items()
+    }
+    lines = [
+        f"Validation lesions at the original size, nothing but the image given. U-Nets: {config.epochs} epochs at "
+        f"{config.image_size} px, shares {config.shares}, seed {config.seed}.",
+        "",
+        "| model | parameters | training | Dice | precision | recall | SF-RecSAM is ahead by |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    same = any(set(rows) == set(ours) for rows in lesions.values())
+    for name, rows in (({"SF-RecSAM": ours} if same else {}) | lesions).items():
+        result = results.get(name)
+        told = f"{result['parameters'] / 1e6:.1f} M | {result['seconds'] / 60:.0f} min" if result else "see its card |"
+        values = [row if result else row["final"] for row in rows.values()]
+        means = [f"{np.mean([row[metric] for row in values]):.3f}" for metric in ("dice", "precision", "recall")]
+        ahead = ""
+        if result and same:
+            pairs = np.array([(ours[image]["final"]["dice"], row["dice"]) for image, row in rows.items()])
+            ahead = signed(difference(pairs[:, 0], pairs[:, 1]))
+        lines.append(f"| {name} | {told} | {' | '.join(means)} | {ahead} |")
+    return "\n".join(lines) + "\n"
+
+
 def main() -> None:
-    """Trains every network, prints their Dice and writes the results."""
+    """Trains every network, writes the results and prints their table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--train", nargs="+", required=True, help="data folders to train on")
     parser.add_argument("--validation", required=True, help="data folder to choose the best epoch on")
@@ -122,14 +172,14 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=16, help="(%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="(%(default)s)")
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS), help="(all)")
+    parser.add_argument("--beside", type=Path, default=bundled_checkpoint() / "results.json", help="(the bundled one)")
     arguments = vars(parser.parse_args())
-    networks = arguments.pop("networks")
+    networks, beside = arguments.pop("networks"), arguments.pop("beside")
     config = TrainingConfig(**arguments)
     results = {name: train_unet(name, config) for name in networks}
     Path(config.output, "results.json").write_text(json.dumps(results, indent=1) + "\n")
-    for name, result in results.items():
-        dice = np.mean([row["dice"] for row in result["per_image"] if row["lesion"]])
-        print(f"{name}, {result['parameters'] / 1e6:.1f} M parameters, {result['seconds']:.0f} s: Dice {dice:.3f}")
+    Path(config.output, "results.md").write_text(markdown(results, config, beside))
+    print(Path(config.output, "results.md").read_text())
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The examples that measure: they run as written, count every image once, and do nothing twice."""
 
 import json
+import re
 import runpy
 import sys
 from pathlib import Path
@@ -37,11 +38,11 @@ def test_the_ablation_has_every_row_and_goes_on_where_it_was(run):
     more = [*SMALL, "--correction-epochs", "1", "--seeds"]
     run(command, *more, "0")
     finished = {path: path.stat().st_mtime_ns for path in Path("runs/ablation").glob("*/rows.json")}
-    assert len(finished) == 5
+    assert len(finished) == 6
     printed = run(command, *more, "0", "1")
     assert all(path.stat().st_mtime_ns == time for path, time in finished.items())
     rows = {line["row"]: line for line in json.loads(Path("runs/ablation/ablation.json").read_text())["rows"]}
-    assert len(rows) == 8
+    assert len(rows) == 9
     for name, line in rows.items():
         assert line["seeds"] == 2
         assert f"| {name} | {line['dice']:.3f} |" in printed
@@ -58,8 +59,22 @@ def test_the_unets_are_measured_on_every_validation_image(run):
         assert [row["name"] for row in result["per_image"]] == validation["name"][:]
         assert [row["lesion"] for row in result["per_image"]] == [bool(np.any(mask)) for mask in validation["mask"]]
         dice = np.mean([row["dice"] for row in result["per_image"] if row["lesion"]])
-        assert f"{name}, " in printed
-        assert f"Dice {dice:.3f}" in printed
+        assert re.search(rf"\| {name} \|.*\| {dice:.3f} \|", printed)
+    assert "| SF-RecSAM |" not in printed, "the bundled checkpoint was evaluated on other images"
+
+
+def test_an_evaluation_of_the_same_images_is_set_beside_the_unets(run):
+    small = [*SMALL, "--networks", "MONAI UNet"]
+    run(commands("unet_baseline.py")[0], *small)
+    rows = json.loads(Path("runs/unet/results.json").read_text())["MONAI UNet"]["per_image"]
+    better = [
+        {"column": "auto", "name": row["name"], "lesion": row["lesion"], "final": row | {"dice": row["dice"] + 0.25}}
+        for row in rows
+    ]
+    Path("better.json").write_text(json.dumps({"per_image": better}))
+    printed = run(commands("unet_baseline.py")[0], *small, "--beside", "better.json")
+    assert "| SF-RecSAM |" in printed
+    assert "| +0.250 (+0.250 to +0.250) |" in printed
 
 
 def test_passes_are_counted_and_the_encoder_is_repeated_for_the_last_row(run, tiny_checkpoint):

@@ -1,8 +1,11 @@
-"""Training images that no scanner took: a lesion put elsewhere, a lesion covered with tissue, and decoys.
+"""Training images that no scanner took: a second lesion beside the first, and decoys.
 
-Two thousand scans show few normal breasts and hardly ever two lesions. Moving tissue about makes more of both: scans
-whose lesion is gone teach what a normal scan looks like, and scans with a second lesion teach that a click asks for
-one of them. Decoys, tissue without a lesion moved in the same way, keep seams from betraying what was put in.
+Two thousand scans hardly ever show two lesions, so that a model finds the lesion without looking where a click points.
+A scan with a second one teaches that a click asks for one of them. Decoys, tissue without a lesion moved in the same
+way, keep seams from betraying what was put in.
+
+Only images with a prompt are changed: as part of what the model must find by itself they cost recall (validation Dice
+0.749 -> 0.715).
 """
 
 from dataclasses import dataclass
@@ -43,7 +46,7 @@ class _Cut:
 
 def transplanted(host: Scan, donor: Scan, rng: np.random.Generator) -> Scan:
     """
-    The host with the donor's lesion in another place, with its own lesion covered, or with a decoy.
+    The host with the donor's lesion in another place, or with a decoy.
 
     A lesion-shaped patch with soft edges, as bright as its new surroundings, at about its old depth. Where nothing
     fits, the host comes back as it is.
@@ -56,9 +59,6 @@ def transplanted(host: Scan, donor: Scan, rng: np.random.Generator) -> Scan:
     Returns:
         [`Scan`] of the host's size.
     """
-    drawn = rng.random()
-    if host.mask.any() and drawn < 1 / 3:
-        return _covered(host, rng)
     if not donor.mask.any():
         return host
     if rng.random() < 0.5:
@@ -67,7 +67,7 @@ def transplanted(host: Scan, donor: Scan, rng: np.random.Generator) -> Scan:
     place = _free_place(host.mask, cut, rng)
     if place is None:
         return host
-    if drawn < 2 / 3:
+    if rng.random() < 0.6:
         image = _blended(host.image, place, donor.image, (cut.row, cut.column), cut)
         added = np.zeros_like(host.mask)
         _window(added, place, cut)[:] = cut.lesion
@@ -77,17 +77,6 @@ def transplanted(host: Scan, donor: Scan, rng: np.random.Generator) -> Scan:
     if source is None:
         return host
     return Scan(_blended(host.image, place, donor.image, source, cut), host.mask, host.pointed)
-
-
-def _covered(host: Scan, rng: np.random.Generator) -> Scan:
-    """The host with tissue of about the same depth over all of its lesions."""
-    cut = _cut(host.mask)
-    source = _free_place(host.mask, cut, rng)
-    if source is None:
-        return host
-    image = _blended(host.image, (cut.row, cut.column), host.image, source, cut)
-    empty = np.zeros_like(host.mask)
-    return Scan(image, empty, empty)
 
 
 def _cut(mask: np.ndarray) -> _Cut:

@@ -40,7 +40,7 @@ class TrainingConfig:
         click_share (`float`): Share of lesion images that are given clicks in place of automatic prompts. Above 0, the
             best checkpoint of stage 1 is the best on average of both.
         box_share (`float`): Share of lesion images that are given a loose box.
-        transplant_share (`float`): Share of images in which a lesion is added, covered, or mimicked.
+        transplant_share (`float`): Share of the images with a prompt in which a second lesion is put, or a decoy.
         mc_samples (`int`, *optional*): Samples in stage 2; the configuration's if not given.
         mixed_precision (`str`): `"no"`, `"bf16"` or `"fp16"`.
         patience (`int`): Validations without a better Dice after which a stage ends; 0 never ends early.

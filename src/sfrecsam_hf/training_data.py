@@ -33,7 +33,7 @@ class TrainingImages(torch.utils.data.Dataset):
         augmentation (`float`): Strength.
         click_share (`float`): Share of lesion images that get clicks.
         box_share (`float`): Share of lesion images that get a loose box.
-        transplant_share (`float`): Share of images in which tissue is moved about.
+        transplant_share (`float`): Share of the images with a prompt in which tissue is moved about.
     """
 
     def __init__(
@@ -72,7 +72,12 @@ class TrainingImages(torch.utils.data.Dataset):
         """The batch of `(epoch, index)` pairs, ready for the model."""
         index = torch.tensor([key[1] for key in keys])
         seeds = [np.random.SeedSequence((self.seed, *key)).generate_state(3) for key in keys]
-        shown = [self._shown(key[1], int(seed[2])) for key, seed in zip(keys, seeds, strict=True)]
+        askers = [np.random.default_rng(int(seed[1])) for seed in seeds]
+        kinds = [self._kind(float(asker.random())) for asker in askers]
+        shown = [
+            self._shown(key[1], int(seed[2]), kind is not None)
+            for key, seed, kind in zip(keys, seeds, kinds, strict=True)
+        ]
         images, masks, valid = augment(
             torch.stack([image for image, _ in shown]).float() / 255,
             torch.stack([mask for _, mask in shown]).float(),
@@ -80,7 +85,10 @@ class TrainingImages(torch.utils.data.Dataset):
             [int(seed[0]) for seed in seeds],
             self.augmentation,
         )
-        prompts = [self._prompts(mask[1].numpy() > 0, int(seed[1])) for mask, seed in zip(masks, seeds, strict=True)]
+        prompts = [
+            self._prompts(mask[1].numpy() > 0, kind, asker)
+            for mask, kind, asker in zip(masks, kinds, askers, strict=True)
+        ]
         points, labels, boxes = (torch.stack(kind) for kind in zip(*prompts, strict=True))
         batch = {
             "pixel_values": (images - self.channel_mean) / self.channel_std * valid,
@@ -93,11 +101,17 @@ class TrainingImages(torch.utils.data.Dataset):
             batch["prompt_labels"] = torch.where(given[..., None, None], masks[:, 1:], masks[:, :1])
         return batch
 
-    def _shown(self, index: int, seed: int) -> tuple[Tensor, Tensor]:
+    def _kind(self, drawn: float) -> str | None:
+        """What prompts an image of which a number in [0, 1) was drawn."""
+        if drawn < self.box_share:
+            return "box"
+        return "clicks" if drawn < self.box_share + self.click_share else None
+
+    def _shown(self, index: int, seed: int, prompted: bool) -> tuple[Tensor, Tensor]:
         """The image of shape `(1, side, side)`, and the masks of all lesions and of the one to point at."""
         image, mask = self.images[index], self.masks[index].expand(2, -1, -1)
         rng = np.random.default_rng(seed)
-        if rng.random() >= self.transplant_share:
+        if not prompted or rng.random() >= self.transplant_share:
             return image, mask
         height, width = self.sizes[index].tolist()
         changed = transplanted(self._scan(index), self._scan(int(rng.integers(len(self)))), rng)
@@ -111,16 +125,14 @@ class TrainingImages(torch.utils.data.Dataset):
         mask = self.masks[index, 0, :height, :width].numpy() > 0
         return Scan(self.images[index, 0, :height, :width].numpy(), mask, mask)
 
-    def _prompts(self, mask: np.ndarray, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    def _prompts(self, mask: np.ndarray, kind: str | None, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """Clicks on and beside the lesion, a loose box, or nothing, as a user might give them."""
-        rng = np.random.default_rng(seed)
         points = torch.full((1, MOST_CLICKS, 2), float(ABSENT))
         labels = torch.full((1, MOST_CLICKS), ABSENT, dtype=torch.int)
         box = torch.full((1, 4), float(ABSENT))
-        drawn = rng.random()
-        if not mask.any() or mask.all() or drawn >= self.click_share + self.box_share:
+        if kind is None or not mask.any() or mask.all():
             return points, labels, box
-        if drawn < self.box_share:
+        if kind == "box":
             box[0] = torch.tensor(loose_box(mask, rng))
             return points, labels, box
         for click in range(rng.integers(1, MOST_CLICKS + 1)):
