@@ -5,7 +5,7 @@
 The same images, split, resolution, augmentation, loss, optimizer, schedule, moving average and choice of the best
 epoch as `sfrecsam train`; only the network differs. Writes `results.json` with the metrics of every validation image
 at its original size, and `results.md`, a table with the bundled checkpoint in its first row if that, or what
-`--beside` names, was evaluated on the same images.
+`--beside` names, was evaluated on the same images. A network that is in `results.json` is not trained again.
 """
 
 import argparse
@@ -176,8 +176,12 @@ def main() -> None:
     arguments = vars(parser.parse_args())
     networks, beside = arguments.pop("networks"), arguments.pop("beside")
     config = TrainingConfig(**arguments)
-    results = {name: train_unet(name, config) for name in networks}
-    Path(config.output, "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    path = Path(config.output, "results.json")
+    results = json.loads(path.read_text()) if path.is_file() else {}
+    for name in networks:
+        if name not in results:
+            results[name] = train_unet(name, config)
+            path.write_text(json.dumps(results, indent=1) + "\n")
     Path(config.output, "results.md").write_text(markdown(results, config, beside))
     print(Path(config.output, "results.md").read_text())
 
