@@ -24,6 +24,7 @@ from .maps_on_cpu import row_by_row
 from .mask_decoder import SFRecSamMaskDecoder
 from .outputs_sfrecsam import (
     Correction,
+    PromptedGroup,
     PromptedRows,
     SFRecSamImageEmbeddings,
     SFRecSamOutput,
@@ -33,7 +34,7 @@ from .outputs_sfrecsam import (
     valid_region,
 )
 from .prompt_fusion import PromptFusion
-from .prompts import Prompts, automatic_prompts, given_prompts, group_by_kind, jittered
+from .prompts import automatic_prompts, given_prompts, group_by_kind, jittered
 from .sample_noise import SampleNoise
 from .training_stages import NEW_MODULES, StagedTraining
 from .uncertainty import UncertaintyHead, uncertainty_from_samples
@@ -334,21 +335,28 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
         automatic = torch.zeros(batch * prompts_per_image, dtype=torch.bool, device=device)
         for index, prompts in group_by_kind(given, batch * prompts_per_image):
             index = index.to(device)
-            if prompts is None:
+            own = prompts is None
+            if own:
                 automatic[index] = True
                 coarse = torch.where(rows.valid_region, rows.coarse_masks, EMPTY_LOGIT)
                 prompts = automatic_prompts(coarse[index], image_size, self.config.box_margin, mask_size)
-            groups.append((index, prompts))
+            groups.append(PromptedGroup(index, prompts, own))
         return self._fused(PromptedRows(rows, groups, automatic, prompts_per_image))
 
     def _fused(self, rows: PromptedRows) -> PromptedRows:
-        """The rows with their prompts in their high-resolution features."""
+        """
+        The rows with the caller's prompts in their high-resolution features.
+
+        Automatic prompts come from these features and tell them nothing; fusing them too cost validation Dice.
+        """
         image_size = self.config.vision_config.image_size
-        fused = [
-            self.prompt_fusion(part.high_resolution_features, part.image_embeddings, prompts, image_size)
-            for part, prompts in rows.parts()
+        features = [
+            part.high_resolution_features
+            if group.automatic
+            else self.prompt_fusion(part.high_resolution_features, part.image_embeddings, group.prompts, image_size)
+            for part, group in rows.parts()
         ]
-        return rows.with_features(rows.in_order(fused))
+        return rows.with_features(rows.in_order(features))
 
     def draw_noise(self, samples: int | None = None, generator: torch.Generator | None = None) -> SampleNoise:
         """The noise that `forward` draws itself if it is given none: `config.mc_samples` passes, seed 0."""
@@ -369,18 +377,18 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
             Logits of shape `(1 + samples, rows, masks, height, width)`, the first without noise, and IoU estimates
             of shape `(rows, masks)`.
         """
-        decoded = [self._decode_group(part, prompts, multimask_output, noise) for part, prompts in rows.parts()]
+        decoded = [self._decode_group(part, group, multimask_output, noise) for part, group in rows.parts()]
         masks, iou_scores = zip(*decoded, strict=True)
         return rows.in_order(masks, dim=1), rows.in_order(iou_scores)
 
     def _decode_group(
         self,
         encoded: SFRecSamImageEmbeddings,
-        prompts: Prompts,
+        group: PromptedGroup,
         multimask_output: bool,
         noise: SampleNoise | None,
     ) -> tuple[Tensor, Tensor]:
-        image, features = encoded.image_embeddings, encoded.high_resolution_features
+        image, features, prompts = encoded.image_embeddings, encoded.high_resolution_features, group.prompts
         count = image.shape[0]
         if noise is not None:
             image = (image * noise.embedding).flatten(0, 1)
@@ -395,6 +403,9 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
             input_boxes=None if prompts.boxes is None else prompts.boxes[:, None],
             input_masks=None if prompts.masks is None else prompts.masks.to(image.dtype),
         )
+        rough = self.coarse_mask_head.classify(features)
+        if prompts.masks is not None and not group.automatic:
+            rough = F.interpolate(prompts.masks.to(image.dtype), size=features.shape[-2:], mode="bilinear")
         masks, iou_scores = self.mask_decoder(
             image_embeddings=image,
             image_positional_embeddings=self.get_image_wide_positional_embeddings(),
@@ -407,7 +418,7 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
             self.high_resolution_join,
             masks.flatten(0, 2)[:, None],
             repeated(features, per_prompt),
-            repeated(self.coarse_mask_head.classify(features), per_prompt),
+            repeated(rough, per_prompt),
         )
         return masks.view(-1, count, per_prompt, *masks.shape[-2:]), iou_scores[:count, 0]
 

@@ -96,11 +96,20 @@ class SFRecSamOutput(ModelOutput):
 
 
 @dataclass
+class PromptedGroup:
+    """Rows with prompts of one kind, by their index, and whether the model made these prompts itself."""
+
+    index: Tensor
+    prompts: Prompts
+    automatic: bool
+
+
+@dataclass
 class PromptedRows:
-    """One row per mask to decode: its image's embeddings, and its prompts in groups of one kind, with their rows."""
+    """One row per mask to decode: its image's embeddings, and its prompts in groups of one kind."""
 
     encoded: SFRecSamImageEmbeddings
-    groups: list[tuple[Tensor, Prompts]]
+    groups: list[PromptedGroup]
     automatic: Tensor
     prompts_per_image: int
 
@@ -114,17 +123,17 @@ class PromptedRows:
         encoded = SFRecSamImageEmbeddings(**{**self.encoded, "high_resolution_features": features})
         return PromptedRows(encoded, self.groups, self.automatic, self.prompts_per_image)
 
-    def parts(self) -> list[tuple[SFRecSamImageEmbeddings, Prompts]]:
-        """The embeddings and the prompts of each group, without a copy where all rows are one group."""
+    def parts(self) -> list[tuple[SFRecSamImageEmbeddings, PromptedGroup]]:
+        """Each group with its embeddings, without a copy where all rows are one group."""
         if len(self.groups) == 1:
-            return [(self.encoded, self.groups[0][1])]
-        return [(self.encoded.repeat(index), prompts) for index, prompts in self.groups]
+            return [(self.encoded, self.groups[0])]
+        return [(self.encoded.repeat(group.index), group) for group in self.groups]
 
     def in_order(self, values: Sequence[Tensor], dim: int = 0) -> Tensor:
         """What each group gave, as one tensor with all rows in their order along `dim`."""
         if len(self.groups) == 1:
             return values[0]
-        order = torch.cat([index for index, _ in self.groups]).argsort()
+        order = torch.cat([group.index for group in self.groups]).argsort()
         return torch.cat(list(values), dim=dim).index_select(dim, order)
 
     def per_image(self, value: Tensor) -> Tensor:
@@ -134,11 +143,13 @@ class PromptedRows:
     def used_prompts(self) -> dict[str, Tensor]:
         """The prompts as `forward` takes them, with -10 where a row has none of a kind."""
         rows, device = self.automatic.shape[0], self.automatic.device
-        most = max([0, *(prompts.labels.shape[1] for _, prompts in self.groups if prompts.labels is not None)])
+        labelled = [group.prompts.labels for group in self.groups if group.prompts.labels is not None]
+        most = max([0, *(given.shape[1] for given in labelled)])
         points = torch.full((rows, most, 2), float(ABSENT), device=device)
         labels = torch.full((rows, most), ABSENT, dtype=torch.int, device=device)
         boxes = torch.full((rows, 4), float(ABSENT), device=device)
-        for index, prompts in self.groups:
+        for group in self.groups:
+            index, prompts = group.index, group.prompts
             if prompts.points is not None:
                 count = prompts.labels.shape[1]
                 points[index, :count] = prompts.points

@@ -1,4 +1,4 @@
-"""How prompts, automatic or given, reach the high-resolution features, behind a single encoder pass.
+"""How the caller's prompts reach the high-resolution features, behind a single encoder pass.
 
 SAM's decoder hears a click on the token grid alone, where a small lesion is one token. The high-resolution features
 decide the mask of a small model, so the click must reach them too.
@@ -34,7 +34,7 @@ class PromptFusion(nn.Module):
     def __init__(self, feature_channels: int, embedding_channels: int, levels: int):
         super().__init__()
         widths = [feature_channels * (level + 1) for level in range(levels + 1)]
-        self.enter = ConvBlock(feature_channels + 5, widths[0])
+        self.enter = ConvBlock(feature_channels + 4, widths[0])
         self.down = nn.ModuleList(ConvBlock(fine, coarse, stride=2) for fine, coarse in pairwise(widths))
         self.embed = nn.Conv2d(embedding_channels, widths[-1], 1)
         self.bottom = ConvBlock(widths[-1], widths[-1])

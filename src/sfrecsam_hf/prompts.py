@@ -189,7 +189,7 @@ def _(prompt: Tensor, ok: Tensor, message: str) -> Tensor:
 
 def prompt_maps(prompts: Prompts, size: int, image_size: int) -> Tensor:
     """
-    Prompts as maps: bumps at the clicks on the lesion, bumps at those beside it, the box's inside, and the mask.
+    Where prompts point: bumps at the clicks on the lesion, bumps at those beside it, and the box's inside.
 
     Args:
         prompts (`Prompts`): Rows of one kind.
@@ -197,12 +197,12 @@ def prompt_maps(prompts: Prompts, size: int, image_size: int) -> Tensor:
         image_size (`int`): Side of the model's input in pixels.
 
     Returns:
-        `torch.Tensor` of shape `(rows, 4, size, size)`: the clicks in [0, 1]; box and mask in [-1, 1], with 0 on the
-        border and where there is none.
+        `torch.Tensor` of shape `(rows, 3, size, size)`: the clicks in [0, 1]; the box in [-1, 1], with 0 on its border
+        and where there is none.
     """
     given = next(iter(prompts.values()))
     centres = (torch.arange(size, device=given.device) + 0.5) / size
-    maps = torch.zeros(given.shape[0], 4, size, size, device=given.device)
+    maps = torch.zeros(given.shape[0], 3, size, size, device=given.device)
     if prompts.points is not None:
         away = (prompts.points / image_size)[..., None] - centres
         bumps = torch.exp(-((away / CLICK_REACH) ** 2) / 2)
@@ -213,9 +213,6 @@ def prompt_maps(prompts: Prompts, size: int, image_size: int) -> Tensor:
         across = torch.minimum(centres - x1, x2 - centres)[:, None, :]
         down = torch.minimum(centres - y1, y2 - centres)[:, :, None]
         maps[:, 2] = torch.tanh(torch.minimum(across, down) / CLICK_REACH)
-    if prompts.masks is not None:
-        logits = F.interpolate(prompts.masks.float(), size=(size, size), mode="bilinear", align_corners=False)
-        maps[:, 3:] = torch.tanh(logits / 2)
     return maps
 
 

@@ -153,7 +153,7 @@ class TrainingRun:
                 self._save_best(self.model)
             progress.stage += 1
             return
-        trainable = self.model.train_stage(progress.stage, config.freeze_base, config.freeze_encoder)
+        trainable = self.model.train_stage(progress.stage, config.freeze_base, config.prompts_only)
         steps_per_epoch = self.batches.batches // (config.accumulation * accelerator.num_processes)
         rate = config.learning_rate if progress.stage == 1 else config.correction_learning_rate
         optimizer = decayed_adamw(self.model, rate, config.weight_decay)

@@ -24,8 +24,8 @@ class TrainingConfig:
         image_size (`int`, *optional*): Side of the input in pixels; the model's own if not given.
         overrides (`dict`): Fields of [`SFRecSamConfig`] to change for `"tiny"` and `"base"`.
         freeze_base (`bool`): Leave the original SAM weights as they are (with `sam`).
-        freeze_encoder (`bool`): In stage 1, leave image encoder, branch and coarse mask as a checkpoint brings them:
-            only what answers prompts trains, in half the time.
+        prompts_only (`bool`): In stage 1, train only how clicks and boxes are heeded, on the base of a checkpoint that
+            rests: what it answers without a prompt stays as it is, bit for bit.
         epochs (`int`): Epochs of stage 1, the base segmentation; 0 keeps that of a checkpoint in `model`.
         correction_epochs (`int`): Epochs of stage 2, the corrector and the uncertainty head.
         batch_size (`int`): Images per process and step.
@@ -64,7 +64,7 @@ class TrainingConfig:
     image_size: int | None = None
     overrides: dict[str, Any] = field(default_factory=dict)
     freeze_base: bool = False
-    freeze_encoder: bool = False
+    prompts_only: bool = False
     epochs: int = 40
     correction_epochs: int = 6
     batch_size: int = 16

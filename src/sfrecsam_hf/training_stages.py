@@ -11,7 +11,6 @@ NEW_MODULES = (
     "uncertainty_head",
 )
 CORRECTION_MODULES = ("corrector", "uncertainty_head")
-ENCODING_MODULES = ("vision_encoder", "branch", "coarse_mask_head")
 
 
 class StagedTraining:
@@ -25,14 +24,14 @@ class StagedTraining:
             parameter.requires_grad_(any(part in name for part in NEW_MODULES))
         return self.num_parameters(only_trainable=True)
 
-    def train_stage(self, stage: int, freeze_base: bool = False, freeze_encoder: bool = False) -> int:
+    def train_stage(self, stage: int, freeze_base: bool = False, prompts_only: bool = False) -> int:
         """
         Chooses what trains: 1, everything up to the initial mask; 2, the corrector and the uncertainty head alone.
 
         Args:
             stage (`int`): 1 or 2 (paper section 3.4).
             freeze_base (`bool`): In stage 1, keep the original SAM weights as they are.
-            freeze_encoder (`bool`): In stage 1, train only what answers prompts.
+            prompts_only (`bool`): In stage 1, train only how the caller's prompts are heeded.
 
         Returns:
             `int`: How many numbers train.
@@ -47,6 +46,6 @@ class StagedTraining:
             module = name.split(".")[0]
             correction = module in CORRECTION_MODULES
             frozen = freeze_base and not any(part in name for part in NEW_MODULES)
-            frozen |= freeze_encoder and module in ENCODING_MODULES
+            frozen |= prompts_only and module != "prompt_fusion"
             parameter.requires_grad_(correction if stage == 2 else not (correction or frozen))
         return self.num_parameters(only_trainable=True)
