@@ -66,7 +66,8 @@ def rows_of_seed(settings: dict[str, Any], output: Path, seed: int) -> dict[str,
         found = finished(folder / "rows.json")
         if found is None:
             result = train_unet(name, TrainingConfig(**settings, output=str(folder), seed=seed))
-            found = {name: [row for row in result["per_image"] if row["lesion"]]}
+            validation = result["per_image"][Path(settings["validation"]).name]
+            found = {name: [row for row in validation if row["lesion"]]}
             (folder / "rows.json").write_text(json.dumps(found))
         rows |= found
     return rows

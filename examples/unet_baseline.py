@@ -4,8 +4,9 @@
 
 The same images, split, resolution, augmentation, loss, optimizer, schedule, moving average and choice of the best
 epoch as `sfrecsam train`; only the network differs. Writes `results.json` with the metrics of every validation image
-at its original size, and `results.md`, a table with the bundled checkpoint in its first row if that, or what
-`--beside` names, was evaluated on the same images. A network that is in `results.json` is not trained again.
+of every data folder at its original size, and `results.md`, a table for each folder, with the bundled checkpoint in
+its first row if that, or what `--beside` names, was evaluated on the same images. A network that is in `results.json`
+is not trained again.
 """
 
 import argparse
@@ -49,7 +50,8 @@ def train_unet(name: str, config: TrainingConfig) -> dict[str, Any]:
         config ([`TrainingConfig`]): Data, image size, epochs and everything else but the model.
 
     Returns:
-        `dict`: `parameters`, `seconds` of training, and `per_image` rows with `name`, `lesion` and the metrics.
+        `dict`: `parameters`, `seconds` of training, and `per_image`, for the validation split of each data folder rows
+        with `name`, `lesion` and the metrics.
     """
     set_seed(config.seed)
     sources = [load_split(source, "train", config.splits, config.seed) for source in config.train]
@@ -89,15 +91,18 @@ def train_unet(name: str, config: TrainingConfig) -> dict[str, Any]:
     output = Path(config.output)
     output.mkdir(parents=True, exist_ok=True)
     save_model(average.module, str(output / f"{name.split()[-1].lower()}.safetensors"))
-    rows = [
-        {
-            "name": row["name"],
-            "lesion": bool(np.any(row["mask"])),
-            **segmentation_metrics(mask, np.asarray(row["mask"]) > 0),
-        }
-        for row, mask in zip(validation, predict(average.module, processor, validation), strict=True)
-    ]
-    return {"parameters": parameters, "seconds": seconds, "per_image": rows}
+    measured = {}
+    for source in dict.fromkeys([config.validation, *config.train]):
+        dataset = load_split(source, "val", config.splits, config.seed)
+        measured[Path(source).name] = [
+            {
+                "name": row["name"],
+                "lesion": bool(np.any(row["mask"])),
+                **segmentation_metrics(mask, np.asarray(row["mask"]) > 0),
+            }
+            for row, mask in zip(dataset, predict(average.module, processor, dataset), strict=True)
+        ]
+    return {"parameters": parameters, "seconds": seconds, "per_image": measured}
 
 
 @torch.inference_mode()
@@ -131,31 +136,49 @@ def signed(found: dict[str, float]) -> str:
     return f"{found['difference']:+.3f} ({found['low']:+.3f} to {found['high']:+.3f})"
 
 
-def markdown(results: dict[str, Any], config: TrainingConfig, beside: Path) -> str:
-    """Means over the lesion images, and by how much the Dice of `sfrecsam evaluate`'s results is ahead."""
-    evaluated = json.loads(beside.read_text())["per_image"]
-    ours = {row["name"]: row for row in evaluated if row["column"] == "auto" and row["lesion"]}
-    lesions = {
-        name: {row["name"]: row for row in result["per_image"] if row["lesion"]} for name, result in results.items()
+def markdown(results: dict[str, Any], config: TrainingConfig, beside: list[Path]) -> str:
+    """For each data folder the means over its lesion images, and by how much the Dice of ours is ahead."""
+    evaluations = [json.loads(path.read_text()) for path in beside]
+    ours = {
+        evaluation["data"]: {
+            row["name"]: row["final"] for row in evaluation["per_image"] if row["column"] == "auto" and row["lesion"]
+        }
+        for evaluation in evaluations
     }
     lines = [
-        f"Validation lesions at the original size, nothing but the image given. U-Nets: {config.epochs} epochs at "
-        f"{config.image_size} px, shares {config.shares}, seed {config.seed}.",
-        "",
-        "| model | parameters | training | Dice | precision | recall | SF-RecSAM is ahead by |",
-        "|---|---|---|---|---|---|---|",
+        "Lesions of the validation split at the original size; nothing but the image is given. U-Nets: "
+        f"{config.epochs} epochs at {config.image_size} px, shares {config.shares}, seed {config.seed}, the best epoch on "
+        f"{Path(config.validation).name}.",
     ]
-    same = any(set(rows) == set(ours) for rows in lesions.values())
-    for name, rows in (({"SF-RecSAM": ours} if same else {}) | lesions).items():
-        result = results.get(name)
-        told = f"{result['parameters'] / 1e6:.1f} M | {result['seconds'] / 60:.0f} min" if result else "see its card |"
-        values = [row if result else row["final"] for row in rows.values()]
-        means = [f"{np.mean([row[metric] for row in values]):.3f}" for metric in ("dice", "precision", "recall")]
-        ahead = ""
-        if result and same:
-            pairs = np.array([(ours[image]["final"]["dice"], row["dice"]) for image, row in rows.items()])
-            ahead = signed(difference(pairs[:, 0], pairs[:, 1]))
-        lines.append(f"| {name} | {told} | {' | '.join(means)} | {ahead} |")
+    for data in next(iter(results.values()))["per_image"]:
+        found = {
+            name: {row["name"]: row for row in result["per_image"][data] if row["lesion"]}
+            for name, result in results.items()
+        }
+        known = ours.get(data, {})
+        if any(set(rows) == set(known) for rows in found.values()):
+            found = {"SF-RecSAM": known} | found
+        lines += [
+            "",
+            f"{data}, {len(next(iter(found.values())))} images:",
+            "",
+            "| model | parameters | training | Dice | precision | recall | SF-RecSAM is ahead by |",
+            "|---|---|---|---|---|---|---|",
+        ]
+        for name, rows in found.items():
+            result, ahead = results.get(name), ""
+            told = (
+                f"{result['parameters'] / 1e6:.1f} M | {result['seconds'] / 60:.0f} min"
+                if result
+                else "see its card |"
+            )
+            means = [
+                f"{np.mean([row[metric] for row in rows.values()]):.3f}" for metric in ("dice", "precision", "recall")
+            ]
+            if result and "SF-RecSAM" in found:
+                pairs = np.array([(known[image]["dice"], row["dice"]) for image, row in rows.items()])
+                ahead = signed(difference(pairs[:, 0], pairs[:, 1]))
+            lines.append(f"| {name} | {told} | {' | '.join(means)} | {ahead} |")
     return "\n".join(lines) + "\n"
 
 
@@ -172,9 +195,12 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=16, help="(%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="(%(default)s)")
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS), help="(all)")
-    parser.add_argument("--beside", type=Path, default=bundled_checkpoint() / "results.json", help="(the bundled one)")
+    parser.add_argument(
+        "--beside", type=Path, nargs="+", help="results.json of ours (those of the bundled checkpoint)"
+    )
     arguments = vars(parser.parse_args())
     networks, beside = arguments.pop("networks"), arguments.pop("beside")
+    beside = beside or sorted(bundled_checkpoint().rglob("results.json"))
     config = TrainingConfig(**arguments)
     path = Path(config.output, "results.json")
     results = json.loads(path.read_text()) if path.is_file() else {}
