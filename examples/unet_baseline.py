@@ -147,8 +147,8 @@ def markdown(results: dict[str, Any], config: TrainingConfig, beside: list[Path]
     }
     lines = [
         "Lesions of the validation split at the original size; nothing but the image is given. U-Nets: "
-        f"{config.epochs} epochs at {config.image_size} px, shares {config.shares}, seed {config.seed}, the best epoch "
-        f"on {Path(config.validation).name}.",
+        f"{config.epochs} epochs at {config.image_size} px, shares {config.shares}, seed {config.seed}, the best "
+        f"epoch on {Path(config.validation).name}.",
     ]
     for data in next(iter(results.values()))["per_image"]:
         found = {
