@@ -33,8 +33,9 @@ checkpoint: DATA := --train "$(BUSI)" "$(BUSBRA)" --validation "$(BUSI)" --split
 checkpoint: $(VENV)/installed
 	$(RECIPE)tiny_1_from_scratch.yaml $(DATA) --output runs/tiny-1
 	$(RECIPE)tiny_2_annealed.yaml $(DATA) --model runs/tiny-1/best --output runs/tiny-2
-	$(RECIPE)tiny_3_prompts.yaml $(DATA) --model runs/tiny-2/best --output runs/tiny-3
-	$(RECIPE)tiny_5_correctors.yaml $(DATA) --model runs/tiny-3/best --output runs/tiny
+	$(RECIPE)tiny_3_longer.yaml $(DATA) --model runs/tiny-2/best --output runs/tiny-3
+	$(RECIPE)tiny_4_prompts.yaml $(DATA) --model runs/tiny-3/best --output runs/tiny-4
+	$(RECIPE)tiny_5_correctors.yaml $(DATA) --model runs/tiny-4/best --output runs/tiny
 	$(BIN)/sfrecsam evaluate --data "$(BUSI)" --splits "$(SPLITS)" --split val --model runs/tiny/best --output runs/tiny/evaluation
 	$(BIN)/sfrecsam evaluate --data "$(BUSBRA)" --split val --model runs/tiny/best --output runs/tiny/evaluation/bus-bra
 

@@ -16,6 +16,7 @@ import nbformat
 import numpy as np
 import PIL.Image
 import pytest
+import torch
 from conftest import SAMPLES
 from datasets import Dataset, load_dataset
 from safetensors.torch import load_file
@@ -166,6 +167,20 @@ def test_precision_cost(run, checkout, bundled):
     for row in others:
         assert row["dice"] == pytest.approx(dice, abs=0.05)
         assert 0 < row["largest_change"] < 1, "the precision was changed, and little else"
+
+
+def test_average_checkpoints(run, checkout, tiny_checkpoint):
+    model, processor = load_checkpoint(tiny_checkpoint)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    for folder in ("runs/tiny-2/best", "runs/tiny-3/best"):
+        model.save_pretrained(folder)
+        processor.save_pretrained(folder)
+        for value in {value.data_ptr(): value for value in model.state_dict().values()}.values():  # some are shared
+            value += 1
+    run(commands("average_checkpoints.py")[0], "--whole", "prompt_fusion")
+    for name, value in load_checkpoint("runs/tiny-3-averaged")[0].state_dict().items():
+        share = 1 if name.startswith("prompt_fusion.") else 0.4
+        assert torch.allclose(value, before[name] + share, atol=1e-5), name
 
 
 def test_push(run, checkout, hub, evaluated_run):
