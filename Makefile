@@ -34,7 +34,8 @@ checkpoint: $(VENV)/installed
 	$(RECIPE)tiny_1_from_scratch.yaml $(DATA) --output runs/tiny-1
 	$(RECIPE)tiny_2_annealed.yaml $(DATA) --model runs/tiny-1/best --output runs/tiny-2
 	$(RECIPE)tiny_3_longer.yaml $(DATA) --model runs/tiny-2/best --output runs/tiny-3
-	$(RECIPE)tiny_4_prompts.yaml $(DATA) --model runs/tiny-3/best --output runs/tiny-4
+	$(BIN)/python examples/average_checkpoints.py runs/tiny-2/best runs/tiny-3/best --share 0.4 --whole prompt_fusion --output runs/tiny-3-averaged
+	$(RECIPE)tiny_4_prompts.yaml $(DATA) --model runs/tiny-3-averaged --output runs/tiny-4
 	$(RECIPE)tiny_5_correctors.yaml $(DATA) --model runs/tiny-4/best --output runs/tiny
 	$(BIN)/sfrecsam evaluate --data "$(BUSI)" --splits "$(SPLITS)" --split val --model runs/tiny/best --output runs/tiny/evaluation
 	$(BIN)/sfrecsam evaluate --data "$(BUSBRA)" --split val --model runs/tiny/best --output runs/tiny/evaluation/bus-bra
