@@ -1,4 +1,4 @@
-"""Thresholds come from validation lesions: presence keeps 98 % of them, suspicion separates errors best.
+"""Thresholds come from validation lesions: presence keeps 95 % of them, suspicion separates errors best.
 
 Once there are correctors, suspicion is what lets them help most, and never lets them harm.
 """
@@ -44,14 +44,14 @@ def test_suspicion_lies_between_right_and_wrong(calibrated):
     assert 0.2 < found["suspicion_threshold"] <= 0.7
 
 
-def test_presence_keeps_98_percent_of_the_lesions(calibrated):
+def test_presence_keeps_95_percent_of_the_lesions(calibrated):
     scores = np.linspace(0.01, 1, 100).tolist()
     segmentations, dataset = answers(0.7, 0.2, [*scores, 0.0])
     normal = np.zeros((SIDE, SIDE), np.uint8)
     masks = [*dataset["mask"][: len(scores)], normal]
     dataset = Dataset.from_dict({"image": masks, "mask": masks}, dataset.features)
     threshold = calibrated(segmentations, dataset)["presence_threshold"]
-    assert 98 <= sum(score >= threshold for score in scores) <= 99
+    assert 95 <= sum(score >= threshold for score in scores) <= 96
 
 
 def test_presence_is_left_alone_without_a_normal_scan_to_spare(calibrated):
