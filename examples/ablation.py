@@ -106,6 +106,12 @@ def summary(seeds: list[dict[str, list[dict[str, Any]]]]) -> list[dict[str, Any]
     return lines
 
 
+def named(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings with the name of every path in its place: where data lie is nobody's concern."""
+    names = {name: Path(settings[name]).name for name in ("validation", "splits") if settings[name]}
+    return settings | names | {"train": [Path(source).name for source in settings["train"]]}
+
+
 def markdown(lines: list[dict[str, Any]], settings: dict[str, Any]) -> str:
     """The table, under a sentence that says what each row had to learn from."""
     text = [
@@ -145,7 +151,7 @@ def main() -> None:
     for seed in seeds:
         done.append(rows_of_seed(options, output, seed))
         lines = summary(done)
-        (output / "ablation.json").write_text(json.dumps({"settings": options, "rows": lines}, indent=1) + "\n")
+        (output / "ablation.json").write_text(json.dumps({"settings": named(options), "rows": lines}, indent=1) + "\n")
         (output / "ablation.md").write_text(markdown(lines, options))
     print((output / "ablation.md").read_text())
 
