@@ -118,7 +118,7 @@ def test_pipelines_answer_as_here(said, folder, processor):
     (expected,) = segment(model, processor, [(folder / "b.png", click)], mc_samples=CLICK["mc_samples"])
     np.testing.assert_array_equal(got["mask"], expected.mask * np.uint8(255))
     np.testing.assert_array_equal(got["initial_mask"], expected.initial_mask * np.uint8(255))
-    np.testing.assert_allclose(got["uncertainty"], expected.uncertainty, atol=1e-5)
+    np.testing.assert_allclose(got["uncertainty"], expected.uncertainty, atol=1e-4)
     assert plain["label"] == "lesion"
     assert plain["presence"] == pytest.approx(expected.presence, abs=1e-5)
     measured = expected.measurements()

@@ -42,7 +42,9 @@ def settings(folder: Path, output: Path, **changes) -> TrainingConfig:
         "mc_samples": 2,
         "tracker": None,
         "overlays": 0,
-        "seed": 3,
+        # Where prompts lie and which of three masks is best are choices: with many a seed an untrained model is so
+        # undecided in one of them that rounding makes it, and what follows is another run.
+        "seed": 5,
     }
     return TrainingConfig(**{**chosen, **changes})
 

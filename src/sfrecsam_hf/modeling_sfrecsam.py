@@ -292,7 +292,8 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
         initial = masks[0] if self.training else self._without_absent(masks[0], rows, presence_threshold)
         final, correction = initial, None
         if correcting:
-            correction = self._correct(initial, masks[1:], rows, suspicion_threshold, correctors)
+            features = encoded.repeat_interleave(rows.prompts_per_image).high_resolution_features
+            correction = self._correct(initial, masks[1:], features, suspicion_threshold, correctors)
             final = correction.logits
 
         loss, terms = None, None
@@ -432,14 +433,14 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
         self,
         initial: Tensor,
         samples: Tensor,
-        rows: PromptedRows,
+        features: Tensor,
         threshold: float | None,
         correctors: tuple[str, ...] | list[str] | None,
     ) -> Correction:
         """Finds the suspicious region of each initial mask and corrects inside it; the base gets no gradient."""
         shape = initial.shape
         initial = initial.detach().flatten(0, 1)[:, None]
-        features = repeated(rows.encoded.high_resolution_features.detach(), shape[1])
+        features = repeated(features.detach(), shape[1])
         possible = initial > EMPTY_LOGIT
         entropy_logits = self.uncertainty_head(features, initial.sigmoid())
         if len(samples):
