@@ -78,8 +78,8 @@ class Actions:
         with self.visits.of(request.session_hash) as visit:
             visit.controls = Controls(mc_samples, suspicion_threshold, presence_threshold, tuple(correctors))
             visit.close()
-            if image is None:
-                return [None, *_nothing()]
+            if image is None:  # also said before a paste, whose image must not be taken away when this arrives
+                return [gr.skip(), *_nothing()]
             upload = Path(image)
             self.visits.keep(visit, [upload])
             try:
