@@ -1,6 +1,6 @@
 """Which of the method's modules pay: every row of the paper's ablation, several seeds each, and U-Nets beside them.
 
-    python examples/ablation.py --train BUSI BUS-BRA --validation BUSI --output runs/ablation
+    python examples/ablation.py --train BUSI BUS-BRA --validation BUSI BUS-BRA --output runs/ablation
     python examples/ablation.py --train BUSI --validation BUSI --output runs/ablation --seeds 0 1 2 3 4 --epochs 40
 
 Three trainings for each seed (no fusion, spatial, spatial-frequency) and one for each U-Net, from scratch, on the same
@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from datasets import concatenate_datasets
 from unet_baseline import NETWORKS, difference, signed, train_unet
 
 from sfrecsam_hf import TrainingConfig, train
 from sfrecsam_hf.checkpoints import load_checkpoint
 from sfrecsam_hf.evaluation import evaluate
-from sfrecsam_hf.splits import load_split
+from sfrecsam_hf.splits import load_splits
 
 METRICS = ("dice", "precision", "recall")
 FUSIONS = {"SAM alone": "none", "+ spatial fusion": "spatial", "+ spatial-frequency fusion": "spatial-frequency"}
@@ -56,7 +57,7 @@ def rows_of_seed(settings: dict[str, Any], output: Path, seed: int) -> dict[str,
                 seed=seed,
             )
             best = train(config, resume=(folder / "latest").is_file())
-            validation = load_split(config.validation, "val", config.splits, seed)
+            validation = concatenate_datasets(load_splits(config.validation, "val", config.splits, seed))
             switched = {row: (), **(CORRECTORS if last else {})}
             found = {name: ours(best, validation, correctors) for name, correctors in switched.items()}
             (folder / "rows.json").write_text(json.dumps(found))
@@ -66,8 +67,8 @@ def rows_of_seed(settings: dict[str, Any], output: Path, seed: int) -> dict[str,
         found = finished(folder / "rows.json")
         if found is None:
             result = train_unet(name, TrainingConfig(**settings, output=str(folder), seed=seed))
-            validation = result["per_image"][Path(settings["validation"]).name]
-            found = {name: [row for row in validation if row["lesion"]]}
+            validation = [result["per_image"][Path(source).name] for source in settings["validation"]]
+            found = {name: [row for rows_of_one in validation for row in rows_of_one if row["lesion"]]}
             (folder / "rows.json").write_text(json.dumps(found))
         rows |= found
     return rows
@@ -108,8 +109,8 @@ def summary(seeds: list[dict[str, list[dict[str, Any]]]]) -> list[dict[str, Any]
 
 def named(settings: dict[str, Any]) -> dict[str, Any]:
     """The settings with the name of every path in its place: where data lie is nobody's concern."""
-    names = {name: Path(settings[name]).name for name in ("validation", "splits") if settings[name]}
-    return settings | names | {"train": [Path(source).name for source in settings["train"]]}
+    names = {name: [Path(source).name for source in settings[name]] for name in ("train", "validation")}
+    return settings | names | {"splits": settings["splits"] and Path(settings["splits"]).name}
 
 
 def markdown(lines: list[dict[str, Any]], settings: dict[str, Any]) -> str:
@@ -135,7 +136,7 @@ def main() -> None:
     """Trains what is not trained yet, and writes and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--train", nargs="+", required=True, help="data folders to train on")
-    parser.add_argument("--validation", required=True, help="data folder to choose epochs and to compare on")
+    parser.add_argument("--validation", nargs="+", required=True, help="data folders to choose epochs and compare on")
     parser.add_argument("--output", required=True, help="folder of the runs and the table")
     parser.add_argument("--splits", help="CSV with image,group,split of the first folder")
     parser.add_argument("--shares", type=float, nargs="+", help="share of each folder that one epoch shows")

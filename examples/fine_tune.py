@@ -34,7 +34,7 @@ def main() -> None:
     options = vars(parser.parse_args())
 
     data = options.pop("data")
-    config = TrainingConfig(train=[data], validation=data, learning_rate=2e-4, tracker=None, **options)
+    config = TrainingConfig(train=[data], validation=[data], learning_rate=2e-4, tracker=None, **options)
     best = train(config)  # every process of `accelerate launch` takes part, and one writes
     if PartialState().is_main_process:
         held_out = load_split(data, "val")

@@ -1,6 +1,6 @@
 """Trains U-Nets of MONAI on what the recipe trains on, for a fair place beside it in a table.
 
-    python examples/unet_baseline.py --train BUSI BUS-BRA --validation BUSI --output runs/unet --epochs 40
+    python examples/unet_baseline.py --train BUSI BUS-BRA --validation BUSI BUS-BRA --output runs/unet --epochs 40
 
 The same images, split, resolution, augmentation, loss, optimizer, schedule, moving average and choice of the best
 epoch as `sfrecsam train`; only the network differs. Writes `results.json` with the metrics of every validation image
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate.utils import set_seed
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
 from monai.networks.nets import AttentionUnet, BasicUNet, UNet
 from safetensors.torch import save_model
 from torch.optim.swa_utils import AveragedModel
@@ -30,7 +30,7 @@ from sfrecsam_hf.bundled import bundled_checkpoint
 from sfrecsam_hf.evaluation import BOOTSTRAPS
 from sfrecsam_hf.losses import segmentation_loss
 from sfrecsam_hf.metrics import overlap, segmentation_metrics
-from sfrecsam_hf.splits import load_split
+from sfrecsam_hf.splits import load_split, load_splits
 from sfrecsam_hf.training import decayed_adamw, moving_average
 from sfrecsam_hf.training_data import EpochBatches, TrainingImages
 
@@ -54,8 +54,8 @@ def train_unet(name: str, config: TrainingConfig) -> dict[str, Any]:
         with `name`, `lesion` and the metrics.
     """
     set_seed(config.seed)
-    sources = [load_split(source, "train", config.splits, config.seed) for source in config.train]
-    validation = load_split(config.validation, "val", config.splits, config.seed)
+    sources = load_splits(config.train, "train", config.splits, config.seed)
+    validation = concatenate_datasets(load_splits(config.validation, "val", config.splits, config.seed))
     processor = SFRecSamImageProcessor(image_size=config.image_size)
     images = TrainingImages(
         sources, processor, config.seed, config.augmentation, transplant_share=config.transplant_share
@@ -92,7 +92,7 @@ def train_unet(name: str, config: TrainingConfig) -> dict[str, Any]:
     output.mkdir(parents=True, exist_ok=True)
     save_model(average.module, str(output / f"{name.split()[-1].lower()}.safetensors"))
     measured = {}
-    for source in dict.fromkeys([config.validation, *config.train]):
+    for source in dict.fromkeys([*config.validation, *config.train]):
         dataset = load_split(source, "val", config.splits, config.seed)
         measured[Path(source).name] = [
             {
@@ -148,7 +148,7 @@ def markdown(results: dict[str, Any], config: TrainingConfig, beside: list[Path]
     lines = [
         "Lesions of the validation split at the original size; nothing but the image is given. U-Nets: "
         f"{config.epochs} epochs at {config.image_size} px, shares {config.shares}, seed {config.seed}, the best "
-        f"epoch on {Path(config.validation).name}.",
+        f"epoch on {' and '.join(Path(source).name for source in config.validation)}.",
     ]
     for data in next(iter(results.values()))["per_image"]:
         found = {
@@ -186,7 +186,7 @@ def main() -> None:
     """Trains every network, writes the results and prints their table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--train", nargs="+", required=True, help="data folders to train on")
-    parser.add_argument("--validation", required=True, help="data folder to choose the best epoch on")
+    parser.add_argument("--validation", nargs="+", required=True, help="data folders to choose the best epoch on")
     parser.add_argument("--output", required=True, help="folder of the run")
     parser.add_argument("--splits", help="CSV with image,group,split of the first folder")
     parser.add_argument("--shares", type=float, nargs="+", help="share of each folder that one epoch shows")

@@ -151,10 +151,10 @@ def evaluated_run(tiny_checkpoint, busi_folder, tmp_path_factory):
     shutil.copytree(tiny_checkpoint, run / "best")
     history = run / "history.jsonl"
     history.write_text('{"stage": 1, "epoch": 3, "step": 123}\n{"stage": 2, "epoch": 2, "step": 45}\n')
-    config = TrainingConfig(train=[str(busi_folder)], validation=str(busi_folder), learning_rate=0.0037)
+    config = TrainingConfig(train=[str(busi_folder)], validation=[str(busi_folder)], learning_rate=0.0037)
     groups = [f"group {index // 2}" for index in range(20)]
     cost = {"seconds": 7654.0, "processes": 2, "image_size": IMAGE_SIZE, "parameters": tiny_model().num_parameters()}
-    write_summary(run / "best", config, history, [groups[:13]], groups[14:], torch.device("cpu"), **cost)
+    write_summary(run / "best", config, history, [groups[:13]], [groups[14:]], torch.device("cpu"), **cost)
     for data, output in ((busi_folder, "evaluation"), (SAMPLES, "evaluation/samples")):
         options = ["--model", str(run / "best"), "--output", str(run / output), "--samples", "1", "--device", "cpu"]
         assert main(["evaluate", "--data", str(data), *options]) == 0

@@ -8,7 +8,7 @@ import yaml
 from sfrecsam_hf import TrainingConfig
 from sfrecsam_hf.cli import main
 
-DATA = {"train": ["scans"], "validation": "scans"}
+DATA = {"train": ["scans"], "validation": ["scans"]}
 
 
 def written(folder: Path, **settings) -> Path:
@@ -30,7 +30,7 @@ def test_flags_go_on_top_of_the_file(tmp_path):
 
 def test_numbers_in_scientific_notation_are_numbers(tmp_path):
     path = tmp_path / "run.yaml"
-    path.write_text("train: [scans]\nvalidation: scans\nlearning_rate: 1e-3\nshares: [1]\n")
+    path.write_text("train: [scans]\nvalidation: [scans]\nlearning_rate: 1e-3\nshares: [1]\n")
     config = TrainingConfig.from_yaml(path)
     assert config.learning_rate == 0.001
     assert config.shares == [1.0]

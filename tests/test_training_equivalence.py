@@ -30,7 +30,7 @@ ROUNDING = 1e-4
 def settings(folder: Path, output: Path, **changes) -> TrainingConfig:
     chosen = {
         "train": [str(folder)],
-        "validation": str(folder),
+        "validation": [str(folder)],
         "output": str(output),
         "overrides": TINY_PARTS,
         "epochs": 2,

@@ -11,19 +11,20 @@ from pathlib import Path
 import PIL.Image
 import pytest
 import torch
-from conftest import TINY_PARTS
+from conftest import SAMPLES, TINY_PARTS
 from safetensors.torch import load_file
 
 from sfrecsam_hf import SFRecSamModel, SFRecSamProcessor, TrainingConfig
 from sfrecsam_hf import training as training_module
 from sfrecsam_hf.cli import main
+from sfrecsam_hf.splits import load_split
 from sfrecsam_hf.training import TrainingRun, train
 
 
 def settings(folder: Path, output: Path, **changes) -> TrainingConfig:
     chosen = {
         "train": [str(folder)],
-        "validation": str(folder),
+        "validation": [str(folder)],
         "output": str(output),
         "overrides": TINY_PARTS,
         "epochs": 2,
@@ -99,6 +100,19 @@ def test_a_run_ends_early_when_it_no_longer_improves(busi_folder, tmp_path, monk
     assert max(row["epoch"] for row in history(tmp_path / "run")) == 3
 
 
+def test_a_checkpoint_is_chosen_on_all_folders_together(busi_folder, tmp_path):
+    chosen = {"train": [str(busi_folder)], "validation": [str(busi_folder), str(SAMPLES)], "overlays": 20}
+    run = TrainingRun(settings(busi_folder, tmp_path / "run", **chosen))
+    held_out = [set(load_split(folder, "val")["name"]) for folder in chosen["validation"]]
+    assert all(held_out)
+    assert set(run.validation["name"]) == held_out[0] | held_out[1]
+    assert len(run.validation) == len(held_out[0]) + len(held_out[1])
+    run.train_stage()
+    run.close()
+    told = json.loads((tmp_path / "run" / "best" / "training_summary.json").read_text())["validation"]
+    assert [data["images"] for data in told] == [len(names) for names in held_out]
+
+
 def test_validation_without_a_lesion_is_refused(busi_folder, tmp_path):
     splits = tmp_path / "splits.csv"
     train_rows = [f"benign/benign ({n}).png,G{n},train" for n in range(1, 11)]
@@ -113,6 +127,7 @@ DIES = """
 import os, signal, sys
 from sfrecsam_hf import training
 from sfrecsam_hf.cli import main
+from sfrecsam_hf.splits import load_split
 
 original = training.TrainingRun._stage_options
 calls = []
@@ -203,7 +218,7 @@ def test_the_summary_tells_what_the_run_was_and_cost_without_its_paths(finished,
     assert summary["seconds"] > rows[-1]["time/total"], "what follows the last epoch counts too"
     assert (summary["processes"], summary["settings"]["mixed_precision"]) == (1, "no")
     assert summary["data"][0]["name"] == busi_folder.name
-    (data,), validation = summary["data"], summary["validation"]
+    (data,), (validation,) = summary["data"], summary["validation"]
     assert data["images"] + validation["images"] == 20
     assert data["groups"] + validation["groups"] == 19, "one pair of duplicates"
     assert data["groups_in_validation"] == 0

@@ -69,7 +69,7 @@ def build_card(folder: Path, name: str, license: str) -> ModelCard:
     )
 
     def chose_checkpoint(evaluation: Evaluation) -> bool | None:
-        return training and evaluation.data == training.chosen_on and evaluation.results["split"] in ("val", None)
+        return training and evaluation.data in training.validation and evaluation.results["split"] in ("val", None)
 
     return ModelCard.from_template(
         data,

@@ -41,14 +41,14 @@ class Training:
         return None if self.parts[0]["start"] in SIZES else self.parts[0]["start"]
 
     @property
-    def validation(self) -> dict[str, Any]:
-        """The data that chose the checkpoint."""
-        return self.parts[-1]["validation"]
+    def validation(self) -> dict[str, dict[str, Any]]:
+        """The data that chose the checkpoint, by name."""
+        return {public_name(data["name"]): data for data in self.parts[-1]["validation"]}
 
     @property
     def chosen_on(self) -> str:
-        """Their name."""
-        return public_name(self.validation["name"])
+        """How many images of what they are."""
+        return " and ".join(f"{data['images']} images of {name}" for name, data in self.validation.items())
 
     @property
     def data(self) -> list[dict[str, Any]]:
@@ -61,9 +61,10 @@ class Training:
         return [identifier(data["name"]) for data in self.data]
 
     @property
-    def siblings(self) -> list[dict[str, Any]]:
-        """The data sets of which another split chose the checkpoint."""
-        return [data for data in self.data if data["name"] == self.validation["name"]]
+    def siblings(self) -> dict[str, dict[str, Any]]:
+        """The data sets of which another split chose the checkpoint, by name."""
+        named = {public_name(data["name"]): data for data in self.data}
+        return {name: data for name, data in named.items() if name in self.validation}
 
     def data_table(self) -> str:
         """Images, groups of duplicates, and the share that an epoch showed, in each part if it differs."""

@@ -118,3 +118,8 @@ def load_split(source: str | Path, split: str, splits: str | Path | None = None,
     if any(sample.split for sample in samples):
         return load_folder(source, split=split)
     return grouped_split(with_duplicate_groups(load_folder(source)), {"train": 0.8, "val": 0.2}, seed)[split]
+
+
+def load_splits(sources: list[str], split: str, splits: str | Path | None = None, seed: int = 0) -> list[Dataset]:
+    """The same of several sources."""
+    return [load_split(source, split, splits, seed) for source in sources]

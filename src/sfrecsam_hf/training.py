@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, DistributedType, gather_object, set_seed
+from datasets import concatenate_datasets
 from PIL.Image import Image
 from safetensors.torch import load_model, save_model
 from torch import Tensor
@@ -29,7 +30,7 @@ from .modeling_sfrecsam import SFRecSamModel
 from .oracle_prompts import oracle_point
 from .processing_sfrecsam import SFRecSamProcessor
 from .segmentation import Segmentation, segment
-from .splits import load_split
+from .splits import load_splits
 from .training_config import TrainingConfig
 from .training_data import EpochBatches, TrainingImages
 from .training_model import build_model, unsharded
@@ -87,11 +88,13 @@ class TrainingRun:
         if not resume and latest.is_file():
             raise FileExistsError(f"{self.output} already holds a run; pass --resume or choose another --output.")
         set_seed(config.seed)
-        sources = [load_split(source, "train", config.splits, config.seed) for source in config.train]
-        self.groups = [source["group"][:] for source in sources]
-        self.validation = load_split(config.validation, "val", config.splits, config.seed)
+        sources = load_splits(config.train, "train", config.splits, config.seed)
+        held_out = load_splits(config.validation, "val", config.splits, config.seed)
+        self.groups, self.validation_groups = ([part["group"][:] for part in parts] for parts in (sources, held_out))
+        self.validation = concatenate_datasets(held_out)
         if not any(np.asarray(mask).any() for mask in self.validation["mask"]):
-            raise ValueError(f"{config.validation} has no lesion in its validation split to choose a checkpoint by.")
+            named = " and ".join(config.validation)
+            raise ValueError(f"{named} has no lesion in its validation split to choose a checkpoint by.")
         self.accelerator = Accelerator(
             cpu=not torch.accelerator.is_available(),  # or several processes would not find each other
             mixed_precision=config.mixed_precision,
@@ -434,7 +437,7 @@ class TrainingRun:
             self.config,
             self.output / "history.jsonl",
             self.groups,
-            self.validation["group"][:],
+            self.validation_groups,
             self.accelerator.device,
             seconds=self.progress.seconds,
             processes=self.accelerator.num_processes,

@@ -15,7 +15,7 @@ class TrainingConfig:
 
     Args:
         train (`list[str]`): Data folders or zips to train on; their split `train`.
-        validation (`str`): Data folder or zip to choose the best checkpoint on; its split `val`.
+        validation (`list[str]`): Data folders or zips to choose the best checkpoint on; their splits `val` together.
         output (`str`): Folder of the run.
         splits (`str`, *optional*): CSV with `image,group,split`; without it BUSI is split by near-duplicate group.
         shares (`list[float]`, *optional*): Share of each folder that one epoch shows; all of each if not given.
@@ -55,7 +55,7 @@ class TrainingConfig:
     """
 
     train: list[str] = field(default_factory=list)
-    validation: str = ""
+    validation: list[str] = field(default_factory=list)
     output: str = "runs/sf-recsam"
     splits: str | None = None
     shares: list[float] | None = None

@@ -21,7 +21,7 @@ def write_summary(
     config: TrainingConfig,
     history: Path,
     groups: list[list[str]],
-    validation_groups: list[str],
+    validation_groups: list[list[str]],
     device: torch.device,
     **measured: Any,
 ) -> None:
@@ -35,32 +35,27 @@ def write_summary(
         config ([`TrainingConfig`]): Settings of the run.
         history (`Path`): Its `history.jsonl`, from which epochs and steps are read.
         groups (`list[list[str]]`): For each entry of `config.train` the duplicate group of each image.
-        validation_groups (`list[str]`): The same of the validation images.
+        validation_groups (`list[list[str]]`): The same for each entry of `config.validation`.
         device (`torch.device`): On which it ran.
         measured: `seconds`, `processes`, `image_size`, `parameters` and whatever else belongs in the file.
     """
     rows = [json.loads(line) for line in history.read_text().splitlines()] if history.is_file() else []
     ends = {row["stage"]: row for row in rows}
     start, before = config.sam or config.model, Path(config.model) / FILE
+    held_out = dict(zip(config.validation, validation_groups, strict=True))
     summary = {
         "start": Path(start).name if Path(start).exists() else start,
         "before": json.loads(before.read_text()) if before.is_file() else None,
         "data": [
             {
-                "name": Path(source).name.removesuffix(".zip"),
-                "images": len(members),
+                **_counted(source, members),
                 "share": share,
-                "groups": len(set(members)),
                 # Groups of different data sets may bear the same name.
-                "groups_in_validation": len(set(members) & set(validation_groups)) * (source == config.validation),
+                "groups_in_validation": len(set(members) & set(held_out.get(source, []))),
             }
             for source, members, share in zip(config.train, groups, config.shares, strict=True)
         ],
-        "validation": {
-            "name": Path(config.validation).name.removesuffix(".zip"),
-            "images": len(validation_groups),
-            "groups": len(set(validation_groups)),
-        },
+        "validation": [_counted(source, members) for source, members in held_out.items()],
         "stages": [{"stage": stage, "epochs": row["epoch"], "steps": row["step"]} for stage, row in ends.items()],
         "settings": {name: value for name, value in asdict(config).items() if name not in PATHS},
         "machine": machine_name(device),
@@ -71,6 +66,10 @@ def write_summary(
     fresh = folder / f"{FILE}.new"
     fresh.write_text(json.dumps(summary, indent=1) + "\n")
     fresh.replace(folder / FILE)
+
+
+def _counted(source: str, groups: list[str]) -> dict[str, Any]:
+    return {"name": Path(source).name.removesuffix(".zip"), "images": len(groups), "groups": len(set(groups))}
 
 
 def machine_name(device: torch.device) -> str:
