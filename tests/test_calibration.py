@@ -3,6 +3,8 @@
 Once there are correctors, suspicion is what lets them help most, and never lets them harm.
 """
 
+from itertools import islice
+
 import numpy as np
 import pytest
 import torch
@@ -32,9 +34,12 @@ COLUMNS = ("image", "mask")
 
 @pytest.fixture
 def calibrated(monkeypatch):
-    def run(segmentations, dataset):
-        monkeypatch.setattr(calibration, "segment", lambda *args, **options: iter(segmentations))
-        return calibrate(None, None, dataset)
+    def run(segmentations, *datasets):
+        rest = iter(segmentations)
+        monkeypatch.setattr(
+            calibration, "segment", lambda model, processor, images, **options: islice(rest, len(images))
+        )
+        return calibrate(None, None, *datasets)
 
     return run
 
@@ -56,6 +61,13 @@ def test_presence_keeps_95_percent_of_the_lesions(calibrated):
 
 def test_presence_is_left_alone_without_a_normal_scan_to_spare(calibrated):
     assert calibrated(*answers(0.7, 0.2, [0.3, 0.9])).keys() == {"suspicion_threshold"}
+
+
+def test_data_without_a_normal_scan_have_no_say_in_presence(calibrated):
+    (first, lesions), (second, mixed) = answers(0.7, 0.2, [0.9] * 40), answers(0.7, 0.2, [0.3, 0.3, 0.1])
+    masks = [*mixed["mask"][:2], np.zeros((SIDE, SIDE), np.uint8)]
+    mixed = Dataset.from_dict({"image": masks, "mask": masks}, mixed.features)
+    assert 0 < calibrated([*first, *second], lesions, mixed)["presence_threshold"] < 0.3
 
 
 def test_thresholds_of_a_real_model_can_be_stored(model, processor, busi_folder):

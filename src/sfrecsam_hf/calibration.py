@@ -17,35 +17,38 @@ STEPS = 20
 BATCH = 8
 
 
-def calibrate(model: SFRecSamModel, processor: Any, validation: Dataset) -> dict[str, float]:
+def calibrate(model: SFRecSamModel, processor: Any, *validation: Dataset) -> dict[str, float]:
     """
     Finds `suspicion_threshold` and `presence_threshold` of a model whose correctors are untrained.
 
     Suspicious is what Youden's index separates best: entropy against the error of the initial mask, per pixel of the
-    lesion images. Presence is the highest threshold at which 95 % of the lesion images keep their mask. It is left out
-    if there is no normal scan, since it could then only empty the masks of lesions.
+    lesion images. Presence is the highest threshold at which 95 % of the lesion images keep their mask. Data without a
+    normal scan have no say in it, since it could only empty the masks of their lesions; without any it is left out.
 
     Args:
         model ([`SFRecSamModel`]): In evaluation mode.
         processor ([`SFRecSamProcessor`]): Belonging to the model.
-        validation (`datasets.Dataset`): With the columns `image` and `mask`.
+        validation (`datasets.Dataset`): One or several, with the columns `image` and `mask`.
     """
     rng = np.random.default_rng(0)
-    presence, entropies, errors, normal = [], [], [], False
-    found = segment(model, processor, validation["image"], presence_threshold=0.0, correctors=())
-    for mask, segmentation in zip(validation["mask"], found, strict=True):
-        true = np.asarray(mask) > 0
-        if not true.any():
-            normal = True
-            continue
-        presence.append(segmentation.presence)
-        chosen = rng.choice(true.size, min(PIXELS_PER_IMAGE, true.size), replace=False)
-        entropies.append(segmentation.uncertainty.flat[chosen])
-        errors.append((segmentation.initial_mask != true).flat[chosen])
+    presence, entropies, errors = [], [], []
+    for dataset in validation:
+        present, normal = [], False
+        found = segment(model, processor, dataset["image"], presence_threshold=0.0, correctors=())
+        for mask, segmentation in zip(dataset["mask"], found, strict=True):
+            true = np.asarray(mask) > 0
+            if not true.any():
+                normal = True
+                continue
+            present.append(segmentation.presence)
+            chosen = rng.choice(true.size, min(PIXELS_PER_IMAGE, true.size), replace=False)
+            entropies.append(segmentation.uncertainty.flat[chosen])
+            errors.append((segmentation.initial_mask != true).flat[chosen])
+        presence += present * normal
     false_alarms, hits, entropy = roc_curve(np.concatenate(errors), np.concatenate(entropies))
     suspicion = entropy[1:][np.argmax((hits - false_alarms)[1:])]
     thresholds = {"suspicion_threshold": float(np.clip(suspicion, 0.01, 0.99))}
-    if normal:
+    if presence:
         # Half-way to the score below: on the score itself, rounding would decide what becomes of that image.
         scores = np.sort([0.0, *presence])
         lowest = np.searchsorted(scores, np.quantile(presence, 1 - LESION_SENSITIVITY, method="lower"))

@@ -89,9 +89,9 @@ class TrainingRun:
             raise FileExistsError(f"{self.output} already holds a run; pass --resume or choose another --output.")
         set_seed(config.seed)
         sources = load_splits(config.train, "train", config.splits, config.seed)
-        held_out = load_splits(config.validation, "val", config.splits, config.seed)
-        self.groups, self.validation_groups = ([part["group"][:] for part in parts] for parts in (sources, held_out))
-        self.validation = concatenate_datasets(held_out)
+        self.held_out = load_splits(config.validation, "val", config.splits, config.seed)
+        self.groups = [source["group"][:] for source in sources]
+        self.validation = concatenate_datasets(self.held_out)
         if not any(np.asarray(mask).any() for mask in self.validation["mask"]):
             named = " and ".join(config.validation)
             raise ValueError(f"{named} has no lesion in its validation split to choose a checkpoint by.")
@@ -371,7 +371,7 @@ class TrainingRun:
                 setattr(self.model.config, name, getattr(best.config, name))
             return
         start = time.perf_counter()
-        thresholds = calibrate(self.model.eval(), self.processor, self.validation)
+        thresholds = calibrate(self.model.eval(), self.processor, *self.held_out)
         self.progress.seconds += time.perf_counter() - start
         self._save_calibrated(self.model, thresholds)
 
@@ -437,7 +437,7 @@ class TrainingRun:
             self.config,
             self.output / "history.jsonl",
             self.groups,
-            self.validation_groups,
+            [part["group"][:] for part in self.held_out],
             self.accelerator.device,
             seconds=self.progress.seconds,
             processes=self.accelerator.num_processes,
