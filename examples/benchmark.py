@@ -12,6 +12,7 @@ import argparse
 import ctypes
 import gc
 import importlib.util
+import itertools
 import json
 import multiprocessing
 import platform
@@ -25,6 +26,7 @@ import torch
 import transformers
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
+from tqdm import tqdm
 from transformers import SamConfig, SamModel
 
 from sfrecsam_hf import SFRecSamConfig, SFRecSamImageProcessor, SFRecSamModel
@@ -265,7 +267,7 @@ def stages(size: str, device: str, options: argparse.Namespace) -> dict[str, dic
             "prompt": lambda: model._prompt(encoded, None, None, None, None),
             "decode": lambda: model._decode(rows, False, None),
             "decode and sample": lambda: model._decode(rows, False, noise),
-            "correct": lambda: model._correct(masks[0], masks[1:], rows, None, None),
+            "correct": lambda: model._correct(masks[0], masks[1:], encoded.high_resolution_features, None, None),
             "post-process": lambda: segmentations(outputs, sizes, processor),
         }
         for job in jobs.values():
@@ -342,6 +344,14 @@ def plot(report: dict, path: Path) -> None:
     figure.savefig(path, dpi=150)
 
 
+def write(report: dict, folder: Path) -> None:
+    """Writes what is measured so far; what is interrupted has lost nothing."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "benchmark.json").write_text(json.dumps(report, indent=2))
+    (folder / "benchmark.md").write_text(table(report))
+    plot(report, folder / "benchmark.png")
+
+
 def installed(rivals: list[str]) -> list[str]:
     """The rivals that can be built here, ours first."""
     if importlib.util.find_spec("monai") is None:
@@ -376,21 +386,19 @@ def main() -> None:
         "runs": [],
         "stages": [],
     }
+    write(report, options.output)
     if not options.flops_only:
-        for size in options.sizes:
-            for device in devices:
-                where = {"size": size, "device": device, "batch_size": options.batch_size}
-                for mode in options.modes:
-                    # Repeating the network is a way to answer, not to train; so is T.
-                    timed = [rival for rival in rivals if mode == "inference" or rival not in (REPEATED, ONE_PASS)]
-                    rows = measure(timed, size, mode, device, options)
-                    report["runs"].append({"mode": mode, **where, "rows": rows})
-                report["stages"].append({**where, "seconds": stages(size, device, options)})
-                tidy()
-    options.output.mkdir(parents=True, exist_ok=True)
-    (options.output / "benchmark.json").write_text(json.dumps(report, indent=2))
-    (options.output / "benchmark.md").write_text(table(report))
-    plot(report, options.output / "benchmark.png")
+        for size, device in tqdm(list(itertools.product(options.sizes, devices)), desc="benchmark"):
+            where = {"size": size, "device": device, "batch_size": options.batch_size}
+            for mode in options.modes:
+                # Repeating the network is a way to answer, not to train; so is T.
+                skipped = () if mode == "inference" else (REPEATED, REFERENCE, ONE_PASS)
+                rows = measure([rival for rival in rivals if rival not in skipped], size, mode, device, options)
+                report["runs"].append({"mode": mode, **where, "rows": rows})
+                write(report, options.output)
+            report["stages"].append({**where, "seconds": stages(size, device, options)})
+            write(report, options.output)
+            tidy()
     print(table(report))
 
 

@@ -98,3 +98,20 @@ def test_the_filter_responses_are_drawn(run, tiny_checkpoint):
     assert run(bundled).count("mean distance from 1 is 0.0") == 3
     run([*own[:3], str(tiny_checkpoint), *own[4:]])
     assert PIL.Image.open("response.png").width < PIL.Image.open("filter_response.png").width
+
+
+def test_the_benchmark_times_every_rival_and_stage_and_keeps_what_it_has(run, monkeypatch):
+    command = ["python", "examples/benchmark.py", "--sizes", "tiny", "--repeats", "1", "--no-memory"]
+    printed = run(command, "--rivals", "SF-RecSAM", "SF-RecSAM encoder per sample", "SamModel sdpa")
+    report = json.loads(Path("benchmark/benchmark.json").read_text())
+    assert printed.strip() == Path("benchmark/benchmark.md").read_text().strip()
+    PIL.Image.open("benchmark/benchmark.png").verify()
+    inference, training = (part["rows"] for part in report["runs"])
+    assert inference.keys() == {"SF-RecSAM", "SF-RecSAM encoder per sample", "SamModel sdpa"}
+    assert training.keys() == {"SF-RecSAM", "SamModel sdpa"}
+    (stages,) = (part["seconds"] for part in report["stages"])
+    assert stages.keys() == {"encode", "prompt", "decode", "sample", "correct", "post-process"}
+    monkeypatch.setattr("sfrecsam_hf.segmentation.segmentations", None)  # the last stage fails
+    with pytest.raises(TypeError):
+        run(command, "--rivals", "SF-RecSAM", "--output", "interrupted")
+    assert len(json.loads(Path("interrupted/benchmark.json").read_text())["runs"]) == 2
