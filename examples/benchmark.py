@@ -58,6 +58,7 @@ def plain_sam(config: SFRecSamConfig, attention: str) -> SamModel:
     names = ("hidden_size", "num_hidden_layers", "num_attention_heads", "mlp_ratio", "window_size", "output_channels")
     vision = {name: getattr(ours, name) for name in names}
     vision |= {"global_attn_indexes": list(ours.global_attn_indexes), "num_pos_feats": ours.num_pos_feats}
+    vision["initializer_range"] = ours.initializer_range  # SAM's own, 1e-10, would let a CPU train on denormal numbers
     # SAM's kernel is as wide as its stride, so the same token grid and kernel need a larger picture.
     image_size = ours.patch_kernel_size * ours.image_size // ours.patch_size
     grid = {"image_size": image_size, "patch_size": ours.patch_kernel_size}
