@@ -216,12 +216,14 @@ class TrainingRun:
             disable=not accelerator.is_main_process,
         )
         sums: dict[str, float] = {}
-        waiting = working = 0.0
-        seen, clock = 0, time.perf_counter()
+        # On a GPU calls return early, and the time of the forward pass is counted where it is waited for: as backward.
+        spent = {"data": 0.0, "forward": 0.0, "backward": 0.0}
+        seen, images_per_second, clock = 0, 0.0, time.perf_counter()
         for batch in bar:
             loaded = time.perf_counter()
             with accelerator.accumulate(wrapped):
                 outputs = wrapped(**batch, **self._stage_options())
+                answered = time.perf_counter()
                 accelerator.backward(outputs.loss)
                 if accelerator.sync_gradients:
                     accelerator.clip_grad_norm_(self.model.parameters(), config.clip)
@@ -243,24 +245,27 @@ class TrainingRun:
             for name, term in {**terms, "loss": float(outputs.loss.detach())}.items():
                 sums[name] = sums.get(name, 0.0) + term
             seen += 1
-            waiting, working = waiting + loaded - clock, working + time.perf_counter() - loaded
-            progress.seconds += time.perf_counter() - clock
+            ended = time.perf_counter()
+            for part, seconds in zip(spent, (loaded - clock, answered - loaded, ended - answered), strict=True):
+                spent[part] += seconds
+            progress.seconds += ended - clock
+            images_per_second = seen * config.batch_size * accelerator.num_processes / sum(spent.values())
             bar.set_postfix(
-                loss=f"{sums['loss'] / seen:.3f}", data=f"{waiting / seen:.2f}s", step=f"{working / seen:.2f}s"
+                loss=f"{sums['loss'] / seen:.3f}",
+                **{part: f"{seconds / seen:.2f}s" for part, seconds in spent.items()},
+                images=f"{images_per_second:.1f}/s",
             )
             due = config.save_steps and accelerator.sync_gradients and progress.step % config.save_steps == 0
             if due and progress.batch < self.batches.batches:  # the end of the epoch is saved after its validation
                 self._save_state(average)
             clock = time.perf_counter()
         means = {f"train/{name}": total / max(seen, 1) for name, total in sums.items()}
-        images = seen * config.batch_size * accelerator.num_processes
         self._log(
             {
                 **means,
                 "train/learning_rate": scheduler.get_last_lr()[0],
-                "time/data": waiting / max(seen, 1),
-                "time/step": working / max(seen, 1),
-                "time/images_per_second": images / max(waiting + working, 1e-9),
+                **{f"time/{part}": seconds / max(seen, 1) for part, seconds in spent.items()},
+                "time/images_per_second": images_per_second,
                 "time/total": progress.seconds,
             }
         )
