@@ -119,6 +119,15 @@ def scan(height: int, width: int, seed: int, lesion: bool = True) -> tuple[PIL.I
     return PIL.Image.fromarray(gray.clip(0, 255).astype(np.uint8)), PIL.Image.fromarray(mask.astype(np.uint8) * 255)
 
 
+@pytest.fixture
+def one_thread():
+    """As processes that a test starts with OMP_NUM_THREADS=1: sums split over other threads round otherwise."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="session")
 def busi_folder(tmp_path_factory):
     """BUSI's layout: 10 benign, 6 malignant, 4 normal; benign (2) has two masks, benign (3) shows (1) again."""

@@ -76,7 +76,7 @@ def test_two_launched_processes_equal_one_alone(alone, busi_folder, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["single", "multi_gpu"])
-def test_launched_processes_share_the_images(name, tiny_checkpoint, tmp_path):
+def test_launched_processes_share_the_images(name, tiny_checkpoint, tmp_path, one_thread):
     images = tmp_path / "images"
     images.mkdir()
     for path in SAMPLES.glob("*[lr].png"):
@@ -87,10 +87,7 @@ def test_launched_processes_share_the_images(name, tiny_checkpoint, tmp_path):
         inputs = ["predict", str(images), "--output", str(tmp_path / output), "--model", str(tiny_checkpoint)]
         return [*inputs, "--samples", "1", "--batch-size", "1"]
 
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as launched: sums split over other threads round otherwise
     assert main(predict("alone")) == 2
-    torch.set_num_threads(threads)
     done = launched(name, "-m", "sfrecsam_hf.cli", *predict("shared"))
     assert done.returncode != 0
     assert done.stdout.count("6 images segmented") == 1

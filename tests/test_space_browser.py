@@ -175,7 +175,6 @@ def test_paste(visit):
         }""",
         content,
     )
-    page.bring_to_front()  # a page without the focus may not read the clipboard
     page.get_by_label("Paste from clipboard").click()
     expect(page.locator("#contour img")).to_be_visible()
     assert "px" in value_of(page, "measurements", "Area")

@@ -128,7 +128,6 @@ DIES = """
 import os, signal, sys
 from sfrecsam_hf import training
 from sfrecsam_hf.cli import main
-from sfrecsam_hf.splits import load_split
 
 original = training.TrainingRun._stage_options
 calls = []

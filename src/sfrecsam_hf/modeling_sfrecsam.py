@@ -292,7 +292,7 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
         initial = masks[0] if self.training else self._without_absent(masks[0], rows, presence_threshold)
         final, correction = initial, None
         if correcting:
-            features = encoded.repeat_interleave(rows.prompts_per_image).high_resolution_features
+            features = repeated(encoded.high_resolution_features, rows.prompts_per_image)
             correction = self._correct(initial, masks[1:], features, suspicion_threshold, correctors)
             final = correction.logits
 
