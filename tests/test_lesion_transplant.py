@@ -1,4 +1,4 @@
-"""Moved tissue stays what it was: the mask follows a lesion and ignores a decoy."""
+"""Moved tissue stays what it was: the mask follows a lesion, ignores a decoy, and is empty where tissue covers it."""
 
 import numpy as np
 import pytest
@@ -6,21 +6,12 @@ import torch
 from conftest import scan
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lesion_scans import dark_lesion
 from PIL import Image
 
-from sfrecsam_hf.lesion_transplant import Scan, transplanted
+from sfrecsam_hf.lesion_cut import Scan
+from sfrecsam_hf.lesion_transplant import healed, transplanted
 from sfrecsam_hf.training_data import TrainingImages
-
-
-def dark_lesion(height: int, width: int, seed: int, lesion: bool = True) -> Scan:
-    rng = np.random.default_rng(seed)
-    image = rng.integers(120, 160, (height, width)).astype(np.uint8)
-    mask = np.zeros((height, width), bool)
-    if lesion:
-        top, left = rng.integers(height // 4, height // 2), rng.integers(0, width // 2)
-        mask[top : top + height // 6, left : left + width // 6] = True
-        image[mask] //= 4
-    return Scan(image, mask, mask)
 
 
 def outcomes(host: Scan, donor: Scan) -> list[Scan]:
@@ -53,6 +44,21 @@ def test_with_two_lesions_a_prompt_points_at_either():
     assert all(changed.pointed.sum() < changed.mask.sum() for changed in two)
 
 
+def test_a_covered_lesion_is_tissue_and_its_mask_empty():
+    for seed in range(8):
+        host = dark_lesion(80, 96, seed)
+        changed = healed(host, np.random.default_rng(seed))
+        assert not changed.mask.any()
+        assert not changed.pointed.any()
+        assert changed.image[host.mask].min() > 90
+
+
+def test_a_lesion_that_no_tissue_covers_stays():
+    host = dark_lesion(80, 96, 0)
+    host.mask[10:70, 10:80] = True
+    assert healed(host, np.random.default_rng(0)) is host
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     sizes=st.tuples(*[st.integers(12, 90)] * 4),
@@ -62,9 +68,10 @@ def test_with_two_lesions_a_prompt_points_at_either():
 def test_any_sizes_keep_the_host_and_its_arrays(sizes, seed, lesions):
     host, donor = dark_lesion(*sizes[:2], seed, lesions[0]), dark_lesion(*sizes[2:], seed + 1, lesions[1])
     before = host.image.copy(), host.mask.copy(), donor.image.copy()
-    changed = transplanted(host, donor, np.random.default_rng(seed))
-    assert changed.image.shape == changed.mask.shape == changed.pointed.shape == host.image.shape
-    assert changed.image.dtype == np.uint8
+    rng = np.random.default_rng(seed)
+    for changed in (transplanted(host, donor, rng), healed(host, rng)):
+        assert changed.image.shape == changed.mask.shape == changed.pointed.shape == host.image.shape
+        assert changed.image.dtype == np.uint8
     for now, then in zip((host.image, host.mask, donor.image), before, strict=True):
         assert np.array_equal(now, then)
 

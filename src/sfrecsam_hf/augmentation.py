@@ -20,7 +20,8 @@ def augment(
     images: Tensor, masks: Tensor, sizes: Tensor, seeds: list[int], strength: float = 1.0
 ) -> tuple[Tensor, Tensor, Tensor]:
     """
-    Flips, affine and elastic warps, gamma, gain, depth-dependent attenuation, lateral shading, speckle and blur.
+    Flips, affine and elastic warps, gamma, gain, depth-dependent attenuation, lateral shading, an acoustic shadow,
+    speckle and blur.
 
     Args:
         images (`torch.Tensor` of shape `(batch, 1, height, width)`): Gray in [0, 1], padded right and below.
@@ -94,6 +95,7 @@ def _intensity(images: Tensor, generators: list[torch.Generator], uniform: Draw)
     images = images * (_column(uniform(-0.6, 0.6, 0.4)) * depth).exp()
     lateral = torch.linspace(-1, 1, width)
     images = images * (_column(uniform(-0.3, 0.3, 0.2)) * lateral).exp()
+    images = images * (-_shadow(depth, lateral, uniform)).exp()
     for grain in (1, 2):
         amount = uniform(0, 0.25, 0.25)
         speckle = torch.stack(
@@ -103,3 +105,11 @@ def _intensity(images: Tensor, generators: list[torch.Generator], uniform: Draw)
         images = images * (1 + _column(amount) * speckle)
     soft = F.avg_pool2d(F.avg_pool2d(images, 3, 1, 1), 3, 1, 1)
     return torch.where(_column(uniform(1, 1, 0.2)) > 0, soft, images).clamp(0, 1)
+
+
+def _shadow(depth: Tensor, lateral: Tensor, uniform: Draw) -> Tensor:
+    """How much darker each pixel is, in logarithms, below something that swallows the sound."""
+    centre, width, top = uniform(-1, 1), uniform(0.05, 0.35), uniform(-0.9, 0.5)
+    across = ((lateral - _column(centre)) / (_column(width) + 1e-3)) ** 2
+    below = ((depth - _column(top)) / 0.2).clamp(0, 1)
+    return _column(uniform(0.3, 1.6, 0.3)) * (-across).exp() * below

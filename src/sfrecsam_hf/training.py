@@ -123,6 +123,8 @@ class TrainingRun:
             config.click_share,
             config.box_share,
             config.transplant_share,
+            config.echo_share,
+            config.healed_share,
             quiet=not main,
         )
         self.batches = EpochBatches(

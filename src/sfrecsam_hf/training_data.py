@@ -11,7 +11,9 @@ from tqdm import tqdm
 
 from .augmentation import augment
 from .image_processing_sfrecsam import SFRecSamImageProcessorPil
-from .lesion_transplant import Scan, transplanted
+from .lesion_cut import Scan
+from .lesion_echo import with_other_echo
+from .lesion_transplant import healed, transplanted
 from .oracle_prompts import loose_box, random_click
 from .prompts import ABSENT
 
@@ -34,6 +36,8 @@ class TrainingImages(torch.utils.data.Dataset):
         click_share (`float`): Share of lesion images that get clicks.
         box_share (`float`): Share of lesion images that get a loose box.
         transplant_share (`float`): Share of the images with a prompt in which tissue is moved about.
+        echo_share (`float`): Share of the images in which lesion and tissue change their brightness.
+        healed_share (`float`): Share of the images without a prompt whose lesion is covered with tissue.
     """
 
     def __init__(
@@ -45,10 +49,13 @@ class TrainingImages(torch.utils.data.Dataset):
         click_share: float = 0.0,
         box_share: float = 0.0,
         transplant_share: float = 0.0,
+        echo_share: float = 0.0,
+        healed_share: float = 0.0,
         quiet: bool = False,
     ):
         self.seed, self.augmentation = seed, augmentation
         self.click_share, self.box_share, self.transplant_share = click_share, box_share, transplant_share
+        self.echo_share, self.healed_share = echo_share, healed_share
         self.channel_mean = torch.tensor(processor.image_mean)[:, None, None]
         self.channel_std = torch.tensor(processor.image_std)[:, None, None]
         images, masks, sizes = [], [], []
@@ -109,16 +116,21 @@ class TrainingImages(torch.utils.data.Dataset):
 
     def _shown(self, index: int, seed: int, prompted: bool) -> tuple[Tensor, Tensor]:
         """The image of shape `(1, side, side)`, and the masks of all lesions and of the one to point at."""
-        image, mask = self.images[index], self.masks[index].expand(2, -1, -1)
         rng = np.random.default_rng(seed)
-        if not prompted or rng.random() >= self.transplant_share:
-            return image, mask
-        height, width = self.sizes[index].tolist()
-        changed = transplanted(self._scan(index), self._scan(int(rng.integers(len(self)))), rng)
-        image, mask = image.clone(), mask.clone()
-        image[0, :height, :width] = torch.from_numpy(changed.image)
-        mask[:, :height, :width] = torch.from_numpy(np.stack([changed.mask, changed.pointed]))
-        return image, mask
+        scan = self._scan(index)
+        transplanting = prompted and rng.random() < self.transplant_share
+        echoing = rng.random() < self.echo_share
+        if transplanting:
+            scan = transplanted(scan, self._scan(int(rng.integers(len(self)))), rng)
+        if echoing:
+            scan = with_other_echo(scan, self._scan(int(rng.integers(len(self)))), rng)
+        if not prompted and rng.random() < self.healed_share:
+            scan = healed(scan, rng)
+        height, width = scan.mask.shape
+        image, masks = self.images[index].clone(), self.masks[index].repeat(2, 1, 1)
+        image[0, :height, :width] = torch.from_numpy(scan.image)
+        masks[:, :height, :width] = torch.from_numpy(np.stack([scan.mask, scan.pointed]))
+        return image, masks
 
     def _scan(self, index: int) -> Scan:
         height, width = self.sizes[index].tolist()
