@@ -58,7 +58,12 @@ def train_unet(name: str, config: TrainingConfig) -> dict[str, Any]:
     validation = concatenate_datasets(load_splits(config.validation, "val", config.splits, config.seed))
     processor = SFRecSamImageProcessor(image_size=config.image_size)
     images = TrainingImages(
-        sources, processor, config.seed, config.augmentation, transplant_share=config.transplant_share
+        sources,
+        processor,
+        config.seed,
+        config.augmentation,
+        echo_share=config.echo_share,
+        healed_share=config.healed_share,
     )
     batches = EpochBatches([len(source) for source in sources], config.shares, config.batch_size, 1, config.seed)
     network = NETWORKS[name]().to(memory_format=torch.channels_last)
@@ -147,8 +152,10 @@ def markdown(results: dict[str, Any], config: TrainingConfig, beside: list[Path]
     }
     lines = [
         "Lesions of the validation split at the original size; nothing but the image is given. U-Nets: "
-        f"{config.epochs} epochs at {config.image_size} px, shares {config.shares}, seed {config.seed}, the best "
-        f"epoch on {' and '.join(Path(source).name for source in config.validation)}.",
+        f"{config.epochs} epochs at {config.image_size} px, shares {config.shares}, augmentation "
+        f"{config.augmentation:g}, another echo in {config.echo_share:.0%} of the images, lesions covered in "
+        f"{config.healed_share:.0%}, seed {config.seed}, the best epoch on "
+        f"{' and '.join(Path(source).name for source in config.validation)}.",
     ]
     for data in next(iter(results.values()))["per_image"]:
         found = {
@@ -193,6 +200,9 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=40, help="(%(default)s)")
     parser.add_argument("--image-size", type=int, default=128, help="side of the input (%(default)s)")
     parser.add_argument("--batch-size", type=int, default=16, help="(%(default)s)")
+    parser.add_argument("--augmentation", type=float, default=1.0, help="strength (%(default)s)")
+    parser.add_argument("--echo-share", type=float, default=0.0, help="images with another echo (%(default)s)")
+    parser.add_argument("--healed-share", type=float, default=0.0, help="lesions covered with tissue (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="(%(default)s)")
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS), help="(all)")
     parser.add_argument(
