@@ -46,6 +46,20 @@ def test_values_and_shapes():
     assert (moved[valid == 0] == 0).all()
 
 
+def test_some_scans_have_a_shadow_that_deepens_below_its_top():
+    flat, masks, sizes = torch.full((60, 1, 64, 64), 0.5), torch.zeros(60, 1, 64, 64), torch.tensor([[64, 64]] * 60)
+    moved, _, valid = augment(flat, masks, sizes, list(range(60)))
+    shadows = 0
+    for image, inside in zip(moved[:, 0], valid[:, 0] > 0, strict=True):
+        upper, lower = (
+            [image[rows, column][inside[rows, column]].mean() for column in range(16, 48)]
+            for rows in (slice(8, 24), slice(40, 56))
+        )
+        darkest, middle = (torch.stack(lower).nan_to_num(1).min(), torch.stack(lower).nanmedian())
+        shadows += int(darkest < 0.6 * middle and torch.stack(upper).nan_to_num(1).min() > darkest)
+    assert 3 <= shadows <= 25
+
+
 def test_an_image_does_not_depend_on_its_neighbours():
     images, masks = batch()
     together = augment(images, masks, SIZES, [7, 8, 9])

@@ -53,6 +53,8 @@ def test_any_sizes_and_lesions_keep_the_host_and_its_arrays(sizes, seed, lesions
     changed = with_other_echo(host, donor, np.random.default_rng(seed))
     assert changed.image.shape == host.image.shape
     assert changed.image.dtype == np.uint8
+    if host.mask.all():
+        assert np.array_equal(changed.image, host.image), "nothing surrounds the lesion"
     for now, then in zip((host.image, host.mask, donor.image), before, strict=True):
         assert np.array_equal(now, then)
 

@@ -97,6 +97,22 @@ def test_training_asks_a_prompted_row_for_the_lesion_pointed_at(processor):
     assert smaller > 3
 
 
+def test_training_covers_lesions_that_no_prompt_points_at(processor):
+    scans = [dark_lesion(60, 80, seed) for seed in range(6)]
+    rows = [{"image": Image.fromarray(scan.image), "mask": Image.fromarray(scan.mask)} for scan in scans]
+    settings = {"augmentation": 0, "click_share": 0.5, "quiet": True}
+    images = TrainingImages([rows], processor.image_processor, healed_share=0.5, **settings)
+    plain = TrainingImages([rows], processor.image_processor, **settings)
+    outcomes = set()
+    for epoch in range(6):
+        keys = [(epoch, index) for index in range(6)]
+        shown, untouched = images.__getitems__(keys), plain.__getitems__(keys)
+        assert torch.equal(shown["input_labels"], untouched["input_labels"])
+        for mask, labels in zip(shown["labels"], shown["input_labels"], strict=True):
+            outcomes.add((bool((labels != -10).any()), not bool(mask.any())))
+    assert outcomes == {(True, False), (False, False), (False, True)}
+
+
 @pytest.mark.parametrize("share", [0.0, 0.5])
 def test_an_image_shown_depends_on_seed_and_epoch_alone(processor, share):
     rows = [dict(zip(("image", "mask"), scan(60, 80, seed), strict=True)) for seed in range(4)]
