@@ -53,7 +53,7 @@ def _warped(
     images: Tensor, masks: Tensor, sizes: Tensor, generators: list[torch.Generator], uniform: Draw
 ) -> tuple[Tensor, Tensor, Tensor]:
     """
-    Flip, rotation to 15 degrees, scale to 1.35, stretch to 1.16 and shift about the image's own centre, and a smooth
+    Flip, rotation to 15 degrees, scale from 0.74 to 1.65, stretch to 1.16 and shift about the image's own centre, and a smooth
     displacement of up to a few hundredths of the side.
     """
     height, width = images.shape[-2:]
@@ -62,7 +62,7 @@ def _warped(
     valid = inside[:, None].float()
     centre = sizes.float() / side - 1
     angle = uniform(-15, 15) * (math.pi / 180)
-    scale, stretch = uniform(-0.3, 0.3).exp(), uniform(-0.15, 0.15).exp()
+    scale, stretch = uniform(-0.3, 0.5).exp(), uniform(-0.15, 0.15).exp()
     flip = 1 - 2 * (uniform(0, 1) > 0.5).float()
     shift_x, shift_y = uniform(-0.15, 0.15), uniform(-0.15, 0.15)
     cosine, sine = angle.cos(), angle.sin()
