@@ -175,12 +175,15 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
         vision = self.vision_encoder(pixel_values, pyramid[-1] if pyramid else None, **kwargs)
         features, coarse, presence = self.coarse_mask_head(vision.last_hidden_state, pyramid)
         stride = self.config.mask_stride
+        valid = valid[..., stride // 2 :: stride, stride // 2 :: stride]
+        # What the head pools over the token grid and the surest pixel of the coarse mask err on different images.
+        presence = (presence + torch.where(valid, coarse, EMPTY_LOGIT).amax((1, 2, 3))) / 2
         return SFRecSamImageEmbeddings(
             image_embeddings=vision.last_hidden_state,
             high_resolution_features=features,
             coarse_masks=coarse,
             presence_logits=presence,
-            valid_region=valid[..., stride // 2 :: stride, stride // 2 :: stride],
+            valid_region=valid,
             vision_hidden_states=vision.hidden_states,
             vision_attentions=vision.attentions,
         )
