@@ -53,8 +53,8 @@ def _warped(
     images: Tensor, masks: Tensor, sizes: Tensor, generators: list[torch.Generator], uniform: Draw
 ) -> tuple[Tensor, Tensor, Tensor]:
     """
-    Flip, rotation to 15 degrees, scale from 0.74 to 1.65, stretch to 1.16 and shift about the image's own centre, and a smooth
-    displacement of up to a few hundredths of the side.
+    Flip, rotation to 15 degrees, scale from 0.74 to 1.65, stretch to 1.16 and shift about the image's own centre, and
+    a smooth displacement of up to a few hundredths of the side.
     """
     height, width = images.shape[-2:]
     side = torch.tensor([height, width])
