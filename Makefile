@@ -29,14 +29,20 @@ browser: $(VENV)/installed
 
 # How the bundled checkpoint was made: make checkpoint BUSI=DIR BUSBRA=DIR SPLITS=CSV
 RECIPE := $(BIN)/sfrecsam train examples/configs/
-checkpoint: DATA := --train "$(BUSI)" "$(BUSBRA)" --validation "$(BUSI)" --splits "$(SPLITS)"
+AVERAGE := $(BIN)/python examples/average_checkpoints.py
+checkpoint: BASE := --train "$(BUSI)" "$(BUSBRA)" --splits "$(SPLITS)" --validation "$(BUSI)"
+checkpoint: BOTH := $(BASE) "$(BUSBRA)"
 checkpoint: $(VENV)/installed
-	$(RECIPE)tiny_1_from_scratch.yaml $(DATA) --output runs/tiny-1
-	$(RECIPE)tiny_2_annealed.yaml $(DATA) --model runs/tiny-1/best --output runs/tiny-2
-	$(RECIPE)tiny_3_longer.yaml $(DATA) --model runs/tiny-2/best --output runs/tiny-3
-	$(BIN)/python examples/average_checkpoints.py runs/tiny-2/best runs/tiny-3/best --share 0.4 --whole prompt_fusion --output runs/tiny-3-averaged
-	$(RECIPE)tiny_4_prompts.yaml $(DATA) --model runs/tiny-3-averaged --output runs/tiny-4
-	$(RECIPE)tiny_5_correctors.yaml $(DATA) --model runs/tiny-4/best --output runs/tiny
+	$(RECIPE)tiny_1_from_scratch.yaml $(BASE) --output runs/tiny-1
+	$(RECIPE)tiny_2_annealed.yaml $(BASE) --model runs/tiny-1/best --output runs/tiny-2
+	$(RECIPE)tiny_3_longer.yaml $(BASE) --model runs/tiny-2/best --output runs/tiny-3
+	$(AVERAGE) runs/tiny-2/best runs/tiny-3/best --share 0.4 --whole prompt_fusion --output runs/tiny-3-averaged
+	$(RECIPE)tiny_4_prompts.yaml $(BASE) --model runs/tiny-3-averaged --output runs/tiny-4
+	$(RECIPE)tiny_5_echo.yaml $(BOTH) --model runs/tiny-3/best --output runs/tiny-5
+	$(AVERAGE) runs/tiny-4/best runs/tiny-5/best --output runs/tiny-5-averaged
+	$(RECIPE)tiny_6_settled.yaml $(BOTH) --model runs/tiny-5-averaged --output runs/tiny-6
+	$(AVERAGE) runs/tiny-5-averaged runs/tiny-6/best --output runs/tiny-6-averaged
+	$(RECIPE)tiny_7_correctors.yaml $(BOTH) --model runs/tiny-6-averaged --output runs/tiny
 	$(BIN)/sfrecsam evaluate --data "$(BUSI)" --splits "$(SPLITS)" --split val --model runs/tiny/best --output runs/tiny/evaluation
 	$(BIN)/sfrecsam evaluate --data "$(BUSBRA)" --split val --model runs/tiny/best --output runs/tiny/evaluation/bus-bra
 

@@ -1,6 +1,7 @@
 """Trains U-Nets of MONAI on what the recipe trains on, for a fair place beside it in a table.
 
     python examples/unet_baseline.py --train BUSI BUS-BRA --validation BUSI BUS-BRA --output runs/unet --epochs 40
+    python examples/unet_baseline.py --train BUSI BUS-BRA --validation BUSI BUS-BRA --output runs/on --start runs/unet
 
 The same images, split, resolution, augmentation, loss, optimizer, schedule, moving average and choice of the best
 epoch as `sfrecsam train`; only the network differs. Writes `results.json` with the metrics of every validation image
@@ -20,7 +21,7 @@ import torch
 from accelerate.utils import set_seed
 from datasets import Dataset, concatenate_datasets
 from monai.networks.nets import AttentionUnet, BasicUNet, UNet
-from safetensors.torch import save_model
+from safetensors.torch import load_model, save_model
 from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 from transformers import get_scheduler
@@ -41,17 +42,18 @@ NETWORKS = {
 }
 
 
-def train_unet(name: str, config: TrainingConfig) -> dict[str, Any]:
+def train_unet(name: str, config: TrainingConfig, start: Path | None = None) -> dict[str, Any]:
     """
     Trains one network as stage 1 of `config` would train ours, and evaluates its best epoch.
 
     Args:
         name (`str`): One of `NETWORKS`.
         config ([`TrainingConfig`]): Data, image size, epochs and everything else but the model.
+        start (`Path`, *optional*): Output folder of an earlier run of this example whose network goes on.
 
     Returns:
-        `dict`: `parameters`, `seconds` of training, and `per_image`, for the validation split of each data folder rows
-        with `name`, `lesion` and the metrics.
+        `dict`: `parameters`, `seconds` of training with those of the earlier run, and `per_image`, for the validation
+        split of each data folder rows with `name`, `lesion` and the metrics.
     """
     set_seed(config.seed)
     sources = load_splits(config.train, "train", config.splits, config.seed)
@@ -71,8 +73,11 @@ def train_unet(name: str, config: TrainingConfig) -> dict[str, Any]:
     optimizer = decayed_adamw(network, config.learning_rate, config.weight_decay)
     steps = config.epochs * batches.batches
     scheduler = get_scheduler("cosine", optimizer, round(config.warmup * steps), steps)
-    average = AveragedModel(network, multi_avg_fn=moving_average(config.ema_decay))
     best, seconds = (-1.0, {}), 0.0
+    if start is not None:
+        load_model(network, start / weights_file(name))
+        seconds = json.loads((start / "results.json").read_text())[name]["seconds"]
+    average = AveragedModel(network, multi_avg_fn=moving_average(config.ema_decay))
     for epoch in range(config.epochs):
         batches.epoch, start = epoch, time.perf_counter()
         network.train()
@@ -95,7 +100,7 @@ def train_unet(name: str, config: TrainingConfig) -> dict[str, Any]:
     average.module.load_state_dict(best[1])
     output = Path(config.output)
     output.mkdir(parents=True, exist_ok=True)
-    save_model(average.module, str(output / f"{name.split()[-1].lower()}.safetensors"))
+    save_model(average.module, str(output / weights_file(name)))
     measured = {}
     for source in dict.fromkeys([*config.validation, *config.train]):
         dataset = load_split(source, "val", config.splits, config.seed)
@@ -108,6 +113,11 @@ def train_unet(name: str, config: TrainingConfig) -> dict[str, Any]:
             for row, mask in zip(dataset, predict(average.module, processor, dataset), strict=True)
         ]
     return {"parameters": parameters, "seconds": seconds, "per_image": measured}
+
+
+def weights_file(name: str) -> str:
+    """The name of the file that holds a network's weights."""
+    return f"{name.split()[-1].lower()}.safetensors"
 
 
 @torch.inference_mode()
@@ -200,23 +210,25 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=40, help="(%(default)s)")
     parser.add_argument("--image-size", type=int, default=128, help="side of the input (%(default)s)")
     parser.add_argument("--batch-size", type=int, default=16, help="(%(default)s)")
+    parser.add_argument("--learning-rate", type=float, default=1e-3, help="peak (%(default)s)")
     parser.add_argument("--augmentation", type=float, default=1.0, help="strength (%(default)s)")
     parser.add_argument("--echo-share", type=float, default=0.0, help="images with another echo (%(default)s)")
     parser.add_argument("--healed-share", type=float, default=0.0, help="lesions covered with tissue (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="(%(default)s)")
+    parser.add_argument("--start", type=Path, help="output folder of an earlier run to go on from")
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS), help="(all)")
     parser.add_argument(
         "--beside", type=Path, nargs="+", help="results.json of ours (those of the bundled checkpoint)"
     )
     arguments = vars(parser.parse_args())
-    networks, beside = arguments.pop("networks"), arguments.pop("beside")
+    networks, beside, start = (arguments.pop(name) for name in ("networks", "beside", "start"))
     beside = beside or sorted(bundled_checkpoint().rglob("results.json"))
     config = TrainingConfig(**arguments)
     path = Path(config.output, "results.json")
     results = json.loads(path.read_text()) if path.is_file() else {}
     for name in networks:
         if name not in results:
-            results[name] = train_unet(name, config)
+            results[name] = train_unet(name, config, start)
             path.write_text(json.dumps(results, indent=1) + "\n")
     Path(config.output, "results.md").write_text(markdown(results, config, beside))
     print(Path(config.output, "results.md").read_text())

@@ -78,6 +78,20 @@ def test_an_evaluation_of_the_same_images_is_set_beside_the_unets(run):
     assert "| +0.250 (+0.250 to +0.250) |" in printed
 
 
+def test_a_unet_goes_on_from_an_earlier_run(run):
+    small = [*SMALL, "--networks", "MONAI UNet"]
+    first, second = commands("unet_baseline.py")
+    run(first, *small)
+    run(second, *small, "--learning-rate", "1e-9")
+    earlier, later = (
+        json.loads(Path(f"runs/{name}/results.json").read_text())["MONAI UNet"] for name in ("unet", "on")
+    )
+    assert later["seconds"] > earlier["seconds"]
+    for data, rows in earlier["per_image"].items():
+        dice = [[row["dice"] for row in found] for found in (rows, later["per_image"][data])]
+        assert np.allclose(*dice, atol=0.02), "a rate of almost nothing leaves the weights as they were"
+
+
 def test_passes_are_counted_and_the_encoder_is_repeated_for_the_last_row(run, tiny_checkpoint):
     plain, chosen = commands("mc_samples.py")
     more = ["--model", str(tiny_checkpoint)]
