@@ -65,7 +65,6 @@ def train_unet(name: str, config: TrainingConfig, start: Path | None = None) -> 
         config.seed,
         config.augmentation,
         echo_share=config.echo_share,
-        healed_share=config.healed_share,
     )
     batches = EpochBatches([len(source) for source in sources], config.shares, config.batch_size, 1, config.seed)
     network = NETWORKS[name]().to(memory_format=torch.channels_last)
@@ -151,7 +150,7 @@ def signed(found: dict[str, float]) -> str:
     return f"{found['difference']:+.3f} ({found['low']:+.3f} to {found['high']:+.3f})"
 
 
-def markdown(results: dict[str, Any], config: TrainingConfig, beside: list[Path]) -> str:
+def markdown(results: dict[str, Any], config: TrainingConfig, beside: list[Path], start: Path | None = None) -> str:
     """For each data folder the means over its lesion images, and by how much the Dice of ours is ahead."""
     evaluations = [json.loads(path.read_text()) for path in beside]
     ours = {
@@ -162,10 +161,9 @@ def markdown(results: dict[str, Any], config: TrainingConfig, beside: list[Path]
     }
     lines = [
         "Lesions of the validation split at the original size; nothing but the image is given. U-Nets: "
-        f"{config.epochs} epochs at {config.image_size} px, shares {config.shares}, augmentation "
-        f"{config.augmentation:g}, another echo in {config.echo_share:.0%} of the images, lesions covered in "
-        f"{config.healed_share:.0%}, seed {config.seed}, the best epoch on "
-        f"{' and '.join(Path(source).name for source in config.validation)}.",
+        f"{f'those of {start.name}, ' if start else ''}{config.epochs} epochs at {config.image_size} px, shares "
+        f"{config.shares}, augmentation {config.augmentation:g}, another echo in {config.echo_share:.0%} of them, "
+        f"seed {config.seed}, the best epoch on {' and '.join(Path(source).name for source in config.validation)}.",
     ]
     for data in next(iter(results.values()))["per_image"]:
         found = {
@@ -213,7 +211,6 @@ def main() -> None:
     parser.add_argument("--learning-rate", type=float, default=1e-3, help="peak (%(default)s)")
     parser.add_argument("--augmentation", type=float, default=1.0, help="strength (%(default)s)")
     parser.add_argument("--echo-share", type=float, default=0.0, help="images with another echo (%(default)s)")
-    parser.add_argument("--healed-share", type=float, default=0.0, help="lesions covered with tissue (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="(%(default)s)")
     parser.add_argument("--start", type=Path, help="output folder of an earlier run to go on from")
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS), help="(all)")
@@ -230,7 +227,7 @@ def main() -> None:
         if name not in results:
             results[name] = train_unet(name, config, start)
             path.write_text(json.dumps(results, indent=1) + "\n")
-    Path(config.output, "results.md").write_text(markdown(results, config, beside))
+    Path(config.output, "results.md").write_text(markdown(results, config, beside, start))
     print(Path(config.output, "results.md").read_text())
 
 

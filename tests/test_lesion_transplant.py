@@ -1,4 +1,4 @@
-"""Moved tissue stays what it was: the mask follows a lesion, ignores a decoy, and is empty where tissue covers it."""
+"""Moved tissue stays what it was: the mask follows a lesion and ignores a decoy."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from lesion_scans import dark_lesion
 from PIL import Image
 
 from sfrecsam_hf.lesion_cut import Scan
-from sfrecsam_hf.lesion_transplant import healed, transplanted
+from sfrecsam_hf.lesion_transplant import transplanted
 from sfrecsam_hf.training_data import TrainingImages
 
 
@@ -44,21 +44,6 @@ def test_with_two_lesions_a_prompt_points_at_either():
     assert all(changed.pointed.sum() < changed.mask.sum() for changed in two)
 
 
-def test_a_covered_lesion_is_tissue_and_its_mask_empty():
-    for seed in range(8):
-        host = dark_lesion(80, 96, seed)
-        changed = healed(host, np.random.default_rng(seed))
-        assert not changed.mask.any()
-        assert not changed.pointed.any()
-        assert changed.image[host.mask].min() > 90
-
-
-def test_a_lesion_that_no_tissue_covers_stays():
-    host = dark_lesion(80, 96, 0)
-    host.mask[10:70, 10:80] = True
-    assert healed(host, np.random.default_rng(0)) is host
-
-
 @settings(max_examples=60, deadline=None)
 @given(
     sizes=st.tuples(*[st.integers(12, 90)] * 4),
@@ -68,10 +53,9 @@ def test_a_lesion_that_no_tissue_covers_stays():
 def test_any_sizes_keep_the_host_and_its_arrays(sizes, seed, lesions):
     host, donor = dark_lesion(*sizes[:2], seed, lesions[0]), dark_lesion(*sizes[2:], seed + 1, lesions[1])
     before = host.image.copy(), host.mask.copy(), donor.image.copy()
-    rng = np.random.default_rng(seed)
-    for changed in (transplanted(host, donor, rng), healed(host, rng)):
-        assert changed.image.shape == changed.mask.shape == changed.pointed.shape == host.image.shape
-        assert changed.image.dtype == np.uint8
+    changed = transplanted(host, donor, np.random.default_rng(seed))
+    assert changed.image.shape == changed.mask.shape == changed.pointed.shape == host.image.shape
+    assert changed.image.dtype == np.uint8
     for now, then in zip((host.image, host.mask, donor.image), before, strict=True):
         assert np.array_equal(now, then)
 
@@ -95,22 +79,6 @@ def test_training_asks_a_prompted_row_for_the_lesion_pointed_at(processor):
                 assert (asked == union).all()
             smaller += int(asked.sum() < union.sum())
     assert smaller > 3
-
-
-def test_training_covers_lesions_that_no_prompt_points_at(processor):
-    scans = [dark_lesion(60, 80, seed) for seed in range(6)]
-    rows = [{"image": Image.fromarray(scan.image), "mask": Image.fromarray(scan.mask)} for scan in scans]
-    settings = {"augmentation": 0, "click_share": 0.5, "quiet": True}
-    images = TrainingImages([rows], processor.image_processor, healed_share=0.5, **settings)
-    plain = TrainingImages([rows], processor.image_processor, **settings)
-    outcomes = set()
-    for epoch in range(6):
-        keys = [(epoch, index) for index in range(6)]
-        shown, untouched = images.__getitems__(keys), plain.__getitems__(keys)
-        assert torch.equal(shown["input_labels"], untouched["input_labels"])
-        for mask, labels in zip(shown["labels"], shown["input_labels"], strict=True):
-            outcomes.add((bool((labels != -10).any()), not bool(mask.any())))
-    assert outcomes == {(True, False), (False, False), (False, True)}
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5])

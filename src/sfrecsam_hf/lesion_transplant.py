@@ -1,12 +1,11 @@
-"""Training images that no scanner took: a second lesion beside the first, decoys, and lesions covered with tissue.
+"""Training images that no scanner took: a second lesion beside the first, and decoys.
 
 Two thousand scans hardly ever show two lesions, so that a model finds the lesion without looking where a click points.
 A scan with a second one teaches that a click asks for one of them. Decoys, tissue without a lesion moved in the same
 way, keep seams from betraying what was put in.
 
-Only images with a prompt are given lesions: as part of what the model must find by itself they cost recall (validation
-Dice 0.749 -> 0.715). Lesions are covered in images without one: normal scans are a twentieth of the training images,
-and all from one scanner.
+Only images with a prompt are changed: as part of what the model must find by itself they cost recall (validation Dice
+0.749 -> 0.715).
 """
 
 import numpy as np
@@ -47,27 +46,6 @@ def transplanted(host: Scan, donor: Scan, rng: np.random.Generator) -> Scan:
     if source is None:
         return host
     return Scan(_blended(host.image, place, donor.image, source, cut), host.mask, host.pointed)
-
-
-def healed(host: Scan, rng: np.random.Generator) -> Scan:
-    """
-    The host with tissue of its own in place of its lesions: a normal scan. Where no tissue fits, as it is.
-
-    Args:
-        host ([`Scan`]): The image to change; it is not written to.
-        rng (`numpy.random.Generator`): Decides where the tissue comes from.
-
-    Returns:
-        [`Scan`] of the host's size, without a lesion or with all of them.
-    """
-    if not host.mask.any():
-        return host
-    cut = cut_of(host.mask)
-    source = free_place(host.mask, cut, rng)
-    if source is None:
-        return host
-    nothing = np.zeros_like(host.mask)
-    return Scan(_blended(host.image, (cut.row, cut.column), host.image, source, cut), nothing, nothing)
 
 
 def _blended(

@@ -124,7 +124,6 @@ class TrainingRun:
             config.box_share,
             config.transplant_share,
             config.echo_share,
-            config.healed_share,
             quiet=not main,
         )
         self.batches = EpochBatches(

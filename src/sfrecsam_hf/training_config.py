@@ -43,7 +43,6 @@ class TrainingConfig:
         transplant_share (`float`): Share of the images with a prompt in which a second lesion is put, or a decoy.
         echo_share (`float`): Share of all images in which lesions are about as bright as the tissue around them, or
             tissue as dark as a lesion.
-        healed_share (`float`): Share of the images without a prompt whose lesion is covered with tissue: more normals.
         mc_samples (`int`, *optional*): Samples in stage 2; the configuration's if not given.
         mixed_precision (`str`): `"no"`, `"bf16"` or `"fp16"`.
         patience (`int`): Validations without a better Dice after which a stage ends; 0 never ends early.
@@ -83,7 +82,6 @@ class TrainingConfig:
     box_share: float = 0.1
     transplant_share: float = 0.0
     echo_share: float = 0.0
-    healed_share: float = 0.0
     mc_samples: int | None = 4
     mixed_precision: str = "no"
     patience: int = 0

@@ -13,7 +13,7 @@ from .augmentation import augment
 from .image_processing_sfrecsam import SFRecSamImageProcessorPil
 from .lesion_cut import Scan
 from .lesion_echo import with_other_echo
-from .lesion_transplant import healed, transplanted
+from .lesion_transplant import transplanted
 from .oracle_prompts import loose_box, random_click
 from .prompts import ABSENT
 
@@ -37,7 +37,6 @@ class TrainingImages(torch.utils.data.Dataset):
         box_share (`float`): Share of lesion images that get a loose box.
         transplant_share (`float`): Share of the images with a prompt in which tissue is moved about.
         echo_share (`float`): Share of the images in which lesion and tissue change their brightness.
-        healed_share (`float`): Share of the images without a prompt whose lesion is covered with tissue.
     """
 
     def __init__(
@@ -50,12 +49,11 @@ class TrainingImages(torch.utils.data.Dataset):
         box_share: float = 0.0,
         transplant_share: float = 0.0,
         echo_share: float = 0.0,
-        healed_share: float = 0.0,
         quiet: bool = False,
     ):
         self.seed, self.augmentation = seed, augmentation
         self.click_share, self.box_share, self.transplant_share = click_share, box_share, transplant_share
-        self.echo_share, self.healed_share = echo_share, healed_share
+        self.echo_share = echo_share
         self.channel_mean = torch.tensor(processor.image_mean)[:, None, None]
         self.channel_std = torch.tensor(processor.image_std)[:, None, None]
         images, masks, sizes = [], [], []
@@ -124,8 +122,6 @@ class TrainingImages(torch.utils.data.Dataset):
             scan = transplanted(scan, self._scan(int(rng.integers(len(self)))), rng)
         if echoing:
             scan = with_other_echo(scan, self._scan(int(rng.integers(len(self)))), rng)
-        if not prompted and rng.random() < self.healed_share:
-            scan = healed(scan, rng)
         height, width = scan.mask.shape
         image, masks = self.images[index].clone(), self.masks[index].repeat(2, 1, 1)
         image[0, :height, :width] = torch.from_numpy(scan.image)
