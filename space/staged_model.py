@@ -12,7 +12,7 @@ from sfrecsam_hf import (
     SFRecSamOutput,
     SFRecSamProcessor,
 )
-from sfrecsam_hf.modeling_sfrecsam import EMPTY_LOGIT
+from sfrecsam_hf.outputs_sfrecsam import withheld
 from sfrecsam_hf.segmentation import segmentations
 
 
@@ -126,11 +126,6 @@ class StagedModel:
             correctors=controls.correctors,
         )
         maps["pred_masks"] = corrected.logits[:, None]
-        absent = decoded.presence_logits.sigmoid() < controls.presence_threshold
-        if bool(absent) and bool(decoded.prompt_is_automatic):
-            for name in ("pred_masks", "initial_masks"):
-                maps[name] = torch.full_like(maps[name], EMPTY_LOGIT)
-            for name in ("mean_probability", "predictive_entropy"):
-                maps[name] = torch.zeros_like(maps[name])
+        output = withheld(SFRecSamOutput(**maps), controls.presence_threshold)
         size = (encoded.image.height, encoded.image.width)
-        return segmentations(SFRecSamOutput(**maps), [size], self.processor.image_processor)[0]
+        return segmentations(output, [size], self.processor.image_processor)[0]

@@ -4,6 +4,8 @@ import pytest
 import torch
 from conftest import tiny_model
 
+from sfrecsam_hf.uncertainty import binary_entropy
+
 
 @pytest.fixture(scope="module")
 def model():
@@ -11,13 +13,25 @@ def model():
 
 
 @torch.no_grad()
-def test_below_the_threshold_everything_is_empty(model, pixels):
-    output = model(pixels, presence_threshold=1.0)
+@pytest.mark.parametrize("samples", [0, 3])
+def test_below_the_threshold_the_masks_are_empty_and_the_doubt_is_told(model, pixels, samples):
+    shown = model(pixels, presence_threshold=0.0, mc_samples=samples)
+    output = model(pixels, presence_threshold=1.0, mc_samples=samples)
     for name in ("pred_masks", "initial_masks"):
+        assert (shown[name] > 0).any(), name
         assert (output[name] < 0).all(), name
-    for name in ("mean_probability", "predictive_entropy", "mutual_information"):
-        assert (output[name] < 1e-6).all(), name
     assert not output.suspicious_region.any()
+    expected = output.presence_logits.sigmoid().view(-1, 1, 1, 1, 1) * shown.mean_probability
+    torch.testing.assert_close(output.mean_probability, expected)
+    torch.testing.assert_close(output.predictive_entropy, binary_entropy(expected))
+    assert (output.mutual_information <= output.predictive_entropy).all()
+
+
+@torch.no_grad()
+def test_the_loss_does_not_hear_the_threshold(model, pixels):
+    labels = torch.ones(len(pixels), 64, 64)
+    losses = [model(pixels, labels=labels, presence_threshold=threshold).loss for threshold in (0.0, 1.0)]
+    assert torch.equal(*losses)
 
 
 @torch.no_grad()

@@ -23,6 +23,7 @@ from .losses import base_losses, checked_labels, correction_losses, multimask_lo
 from .maps_on_cpu import row_by_row
 from .mask_decoder import SFRecSamMaskDecoder
 from .outputs_sfrecsam import (
+    EMPTY_LOGIT,
     Correction,
     PromptedGroup,
     PromptedRows,
@@ -32,6 +33,7 @@ from .outputs_sfrecsam import (
     repeated,
     sizes_inside_padding,
     valid_region,
+    withheld,
 )
 from .prompt_fusion import PromptFusion
 from .prompts import automatic_prompts, given_prompts, group_by_kind, jittered
@@ -44,8 +46,6 @@ if TYPE_CHECKING:  # never executed: names the files that travel to the Hub with
     from .pipeline_sfrecsam import LesionSegmentationPipeline as LesionSegmentationPipeline
 
 logger = logging.get_logger(__name__)
-
-EMPTY_LOGIT = -20.0
 
 
 class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
@@ -292,8 +292,8 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
                 masks = torch.cat([masks[:1], *samples])
 
         masks = torch.where(rows.encoded.valid_region[None], masks, EMPTY_LOGIT)
-        initial = masks[0] if self.training else self._without_absent(masks[0], rows, presence_threshold)
-        final, correction = initial, None
+        initial = final = masks[0]
+        correction = None
         if correcting:
             features = repeated(encoded.high_resolution_features, rows.prompts_per_image)
             correction = self._correct(initial, masks[1:], features, suspicion_threshold, correctors)
@@ -301,10 +301,10 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
 
         loss, terms = None, None
         if labels is not None:
-            terms = self._loss_terms(labels, prompt_labels, encoded, rows, masks[0], iou_scores, initial, correction)
+            terms = self._loss_terms(labels, prompt_labels, encoded, rows, initial, iou_scores, correction)
             loss = weighted_sum(terms)
 
-        return SFRecSamOutput(
+        output = SFRecSamOutput(
             loss=loss,
             loss_terms=terms,
             iou_scores=rows.per_image(iou_scores),
@@ -318,6 +318,9 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
             **rows.used_prompts(),
             **({} if correction is None else correction.maps(rows)),
         )
+        if self.training:
+            return output
+        return withheld(output, self.config.presence_threshold if presence_threshold is None else presence_threshold)
 
     def _prompt(
         self,
@@ -426,12 +429,6 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
         )
         return masks.view(-1, count, per_prompt, *masks.shape[-2:]), iou_scores[:count, 0]
 
-    def _without_absent(self, initial: Tensor, rows: PromptedRows, threshold: float | None) -> Tensor:
-        """Empties the masks of self-prompted images in which the presence score sees no lesion."""
-        threshold = self.config.presence_threshold if threshold is None else threshold
-        absent = rows.automatic & (rows.encoded.presence_logits.sigmoid() < threshold)
-        return torch.where(absent[:, None, None, None], EMPTY_LOGIT, initial)
-
     def _correct(
         self,
         initial: Tensor,
@@ -476,9 +473,8 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
         prompt_labels: Tensor | None,
         encoded: SFRecSamImageEmbeddings,
         rows: PromptedRows,
-        raw_initial: Tensor,
-        iou_scores: Tensor,
         initial: Tensor,
+        iou_scores: Tensor,
         correction: Correction | None,
     ) -> dict[str, Tensor]:
         images, target = checked_labels(labels, len(encoded.presence_logits), rows.prompts_per_image, prompt_labels)
@@ -487,7 +483,7 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
             coarse = torch.where(encoded.valid_region, encoded.coarse_masks, EMPTY_LOGIT)
             three, three_iou = self._decode(rows, True, None)
             three = torch.where(rows.encoded.valid_region, three[0], EMPTY_LOGIT)
-            terms |= base_losses(images, target, coarse, encoded.presence_logits, raw_initial, iou_scores)
+            terms |= base_losses(images, target, coarse, encoded.presence_logits, initial, iou_scores)
             terms["multimask"] = multimask_loss(three, three_iou, target)
         if correction is not None:
             terms |= correction_losses(

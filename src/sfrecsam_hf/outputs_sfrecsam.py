@@ -9,6 +9,9 @@ from transformers.utils import ModelOutput
 
 from .false_corrector import CorrectorOutput
 from .prompts import ABSENT, Prompts
+from .uncertainty import binary_entropy
+
+EMPTY_LOGIT = -20.0
 
 
 @dataclass
@@ -93,6 +96,36 @@ class SFRecSamOutput(ModelOutput):
     prompt_is_automatic: Tensor | None = None
     vision_hidden_states: tuple[Tensor, ...] | None = None
     vision_attentions: tuple[Tensor, ...] | None = None
+
+
+def withheld(output: SFRecSamOutput, presence_threshold: float) -> SFRecSamOutput:
+    """
+    Empties the masks of self-prompted images in which the presence score sees no lesion.
+
+    Probability and uncertainty stay those of a lesion that may be there all the same: the mask's probability times
+    that of presence, and the entropy of this product. A lesion withheld by a hair is not shown as certain tissue.
+
+    Args:
+        output ([`SFRecSamOutput`]): With nothing withheld.
+        presence_threshold (`float`): Presence probability below which a mask is emptied.
+
+    Returns:
+        [`SFRecSamOutput`] in which the masks concerned are empty and nothing in them is suspicious.
+    """
+    presence = output.presence_logits.sigmoid()
+    absent = output.prompt_is_automatic & (presence < presence_threshold)[:, None]
+    absent = absent[..., None, None, None]
+    mean = torch.where(absent, presence.view(-1, 1, 1, 1, 1) * output.mean_probability, output.mean_probability)
+    entropy = torch.where(absent, binary_entropy(mean), output.predictive_entropy)
+    changed = {
+        "pred_masks": torch.where(absent, EMPTY_LOGIT, output.pred_masks),
+        "initial_masks": torch.where(absent, EMPTY_LOGIT, output.initial_masks),
+        "mean_probability": mean,
+        "predictive_entropy": entropy,
+        "mutual_information": torch.minimum(output.mutual_information, entropy),
+        "suspicious_region": output.suspicious_region & ~absent,
+    }
+    return SFRecSamOutput(**{**output, **changed})
 
 
 @dataclass
