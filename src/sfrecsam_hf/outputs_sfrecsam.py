@@ -62,7 +62,8 @@ class SFRecSamOutput(ModelOutput):
         pred_masks: Final logits, after correction.
         initial_masks: Logits before correction.
         coarse_masks (`torch.Tensor` of shape `(batch, 1, height, width)`): Logits of the coarse-mask head.
-        mean_probability: Mean over the samples, in [0, 1]; of the single pass with `mc_samples=0`.
+        mean_probability: Mean over the samples, in [0, 1]; of the single pass with `mc_samples=0`. Where the presence
+            score empties a mask, times the probability of presence.
         predictive_entropy: In bits, in [0, 1]; from the learned head with `mc_samples=0`.
         mutual_information: Epistemic part of it, in bits; 0 with `mc_samples=0`.
         suspicious_region: Boolean; where correction was allowed.
