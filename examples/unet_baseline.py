@@ -59,13 +59,7 @@ def train_unet(name: str, config: TrainingConfig, start: Path | None = None) -> 
     sources = load_splits(config.train, "train", config.splits, config.seed)
     validation = concatenate_datasets(load_splits(config.validation, "val", config.splits, config.seed))
     processor = SFRecSamImageProcessor(image_size=config.image_size)
-    images = TrainingImages(
-        sources,
-        processor,
-        config.seed,
-        config.augmentation,
-        echo_share=config.echo_share,
-    )
+    images = TrainingImages(sources, processor, config.seed, config.augmentation, echo_share=config.echo_share)
     batches = EpochBatches([len(source) for source in sources], config.shares, config.batch_size, 1, config.seed)
     network = NETWORKS[name]().to(memory_format=torch.channels_last)
     parameters = sum(parameter.numel() for parameter in network.parameters())
@@ -78,7 +72,7 @@ def train_unet(name: str, config: TrainingConfig, start: Path | None = None) -> 
         seconds = json.loads((start / "results.json").read_text())[name]["seconds"]
     average = AveragedModel(network, multi_avg_fn=moving_average(config.ema_decay))
     for epoch in range(config.epochs):
-        batches.epoch, start = epoch, time.perf_counter()
+        batches.epoch, began = epoch, time.perf_counter()
         network.train()
         for keys in tqdm(batches, desc=f"{name} epoch {epoch + 1}"):
             batch = images.__getitems__(keys)
@@ -89,7 +83,7 @@ def train_unet(name: str, config: TrainingConfig, start: Path | None = None) -> 
             optimizer.step()
             scheduler.step()
             average.update_parameters(network)
-        seconds += time.perf_counter() - start
+        seconds += time.perf_counter() - began
         masks = predict(average.module, processor, validation)
         pairs = [(mask, np.asarray(true) > 0) for mask, true in zip(masks, validation["mask"], strict=True)]
         dice = float(np.mean([overlap(mask, true)["dice"] for mask, true in pairs if true.any()]))
@@ -162,8 +156,8 @@ def markdown(results: dict[str, Any], config: TrainingConfig, beside: list[Path]
     lines = [
         "Lesions of the validation split at the original size; nothing but the image is given. U-Nets: "
         f"{f'those of {start.name}, ' if start else ''}{config.epochs} epochs at {config.image_size} px, shares "
-        f"{config.shares}, augmentation {config.augmentation:g}, another echo in {config.echo_share:.0%} of them, "
-        f"seed {config.seed}, the best epoch on {' and '.join(Path(source).name for source in config.validation)}.",
+        f"{config.shares}, augmentation {config.augmentation:g}, {config.echo_share:.0%} of the images with another "
+        f"echo, seed {config.seed}, the best epoch on {' and '.join(Path(source).name for source in config.validation)}.",
     ]
     for data in next(iter(results.values()))["per_image"]:
         found = {

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lesion_scans import dark_lesion
-from PIL import Image
+from lesion_scans import dark_lesion, rows_of_dark_lesions
 
 from sfrecsam_hf.lesion_cut import Scan
 from sfrecsam_hf.lesion_echo import with_other_echo
@@ -61,8 +60,7 @@ def test_any_sizes_and_lesions_keep_the_host_and_its_arrays(sizes, seed, lesions
 
 @pytest.mark.parametrize("share", [0.0, 0.5])
 def test_training_changes_its_share_of_the_images_and_no_label(processor, share):
-    scans = [dark_lesion(60, 80, seed) for seed in range(6)]
-    rows = [{"image": Image.fromarray(scan.image), "mask": Image.fromarray(scan.mask)} for scan in scans]
+    rows = rows_of_dark_lesions(6)
     settings = {"augmentation": 0, "quiet": True}
     images = TrainingImages([rows], processor.image_processor, echo_share=share, **settings)
     plain = TrainingImages([rows], processor.image_processor, **settings)

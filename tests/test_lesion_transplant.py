@@ -6,8 +6,7 @@ import torch
 from conftest import scan
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lesion_scans import dark_lesion
-from PIL import Image
+from lesion_scans import dark_lesion, rows_of_dark_lesions
 
 from sfrecsam_hf.lesion_cut import Scan
 from sfrecsam_hf.lesion_transplant import transplanted
@@ -61,8 +60,7 @@ def test_any_sizes_keep_the_host_and_its_arrays(sizes, seed, lesions):
 
 
 def test_training_asks_a_prompted_row_for_the_lesion_pointed_at(processor):
-    scans = [dark_lesion(60, 80, seed) for seed in range(6)]
-    rows = [{"image": Image.fromarray(scan.image), "mask": Image.fromarray(scan.mask)} for scan in scans]
+    rows = rows_of_dark_lesions(6)
     settings = {"augmentation": 0, "click_share": 0.5, "quiet": True}
     images = TrainingImages([rows], processor.image_processor, transplant_share=0.99, **settings)
     plain = TrainingImages([rows], processor.image_processor, **settings)

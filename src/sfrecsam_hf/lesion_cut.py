@@ -35,6 +35,11 @@ class Cut:
     row: int
     column: int
 
+    @property
+    def edge(self) -> np.ndarray:
+        """True on the tissue around the lesion, whose brightness a patch is fitted to."""
+        return (self.alpha > 0) & ~self.lesion
+
 
 def cut_of(mask: np.ndarray) -> Cut:
     """The smallest window that holds the lesions with a soft edge of a fifth of their radius."""
@@ -62,5 +67,6 @@ def free_place(mask: np.ndarray, cut: Cut, rng: np.random.Generator) -> tuple[in
 
 
 def window(picture: np.ndarray, place: tuple[int, int], cut: Cut) -> np.ndarray:
+    """The part of a picture that the cut covers if its top left corner lies there; a view."""
     height, width = cut.alpha.shape
     return picture[place[0] : place[0] + height, place[1] : place[1] + width]

@@ -32,27 +32,25 @@ def with_other_echo(host: Scan, donor: Scan, rng: np.random.Generator) -> Scan:
     image = host.image.astype(np.float32)
     if host.mask.any():
         cut = cut_of(host.mask)
-        _shade(image, (cut.row, cut.column), cut, _between(LESION_ECHO, rng), rng.uniform(*RIM))
+        _shade(image, (cut.row, cut.column), cut, LESION_ECHO, rng)
     if donor.mask.any() and rng.random() < 0.5:
         cut = cut_of(donor.mask)
         place = free_place(host.mask, cut, rng)
         if place is not None:
-            _shade(image, place, cut, _between(DECOY_ECHO, rng), rng.uniform(*RIM))
+            _shade(image, place, cut, DECOY_ECHO, rng)
     return Scan(image.clip(0, 255).round().astype(np.uint8), host.mask, host.pointed)
 
 
-def _between(bounds: tuple[float, float], rng: np.random.Generator) -> float:
-    return float(np.exp(rng.uniform(*np.log(bounds))))
-
-
-def _shade(image: np.ndarray, place: tuple[int, int], cut: Cut, echo: float, rim: float) -> None:
+def _shade(
+    image: np.ndarray, place: tuple[int, int], cut: Cut, echoes: tuple[float, float], rng: np.random.Generator
+) -> None:
     """
-    Scales the cut's lesion, rising from its border inwards, to `echo` times the mean brightness along its edge.
+    Scales the cut's lesion, rising from its border inwards, to one of `echoes` times the mean brightness at its edge.
 
     At the border itself nothing changes, or its bright side would light up as a rim that no scan shows.
     """
-    patch = window(image, place, cut)
-    edge = (cut.alpha > 0) & ~cut.lesion
+    echo, rim = np.exp(rng.uniform(*np.log(echoes))), rng.uniform(*RIM)
+    patch, edge = window(image, place, cut), cut.edge
     if not edge.any():
         return
     gain = np.clip(echo * (patch[edge].mean() + 8) / (patch[cut.lesion].mean() + 8), *GAINS)

@@ -54,7 +54,6 @@ def _blended(
     """The host with the donor's patch, scaled to the brightness that the host has along the patch's edge."""
     image = host.copy()
     target, patch = window(image, place, cut), window(donor, source, cut).astype(np.float32)
-    edge = (cut.alpha > 0) & ~cut.lesion
-    gain = np.clip((target[edge].mean() + 8) / (patch[edge].mean() + 8), 0.5, 2)
+    gain = np.clip((target[cut.edge].mean() + 8) / (patch[cut.edge].mean() + 8), 0.5, 2)
     target[:] = np.clip(target + cut.alpha * (gain * patch - target), 0, 255).round()
     return image

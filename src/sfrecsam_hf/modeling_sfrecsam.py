@@ -176,8 +176,9 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
         features, coarse, presence = self.coarse_mask_head(vision.last_hidden_state, pyramid)
         stride = self.config.mask_stride
         valid = valid[..., stride // 2 :: stride, stride // 2 :: stride]
+        coarse = torch.where(valid, coarse, EMPTY_LOGIT)
         # What the head pools over the token grid and the surest pixel of the coarse mask err on different images.
-        presence = (presence + torch.where(valid, coarse, EMPTY_LOGIT).amax((1, 2, 3))) / 2
+        presence = (presence + coarse.amax((1, 2, 3))) / 2
         return SFRecSamImageEmbeddings(
             image_embeddings=vision.last_hidden_state,
             high_resolution_features=features,
@@ -310,7 +311,7 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
             iou_scores=rows.per_image(iou_scores),
             pred_masks=rows.per_image(final),
             initial_masks=rows.per_image(initial),
-            coarse_masks=torch.where(encoded.valid_region, encoded.coarse_masks, EMPTY_LOGIT),
+            coarse_masks=encoded.coarse_masks,
             presence_logits=encoded.presence_logits,
             prompt_is_automatic=rows.per_image(rows.automatic),
             vision_hidden_states=encoded.vision_hidden_states,
@@ -345,8 +346,7 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
             own = prompts is None
             if own:
                 automatic[index] = True
-                coarse = torch.where(rows.valid_region, rows.coarse_masks, EMPTY_LOGIT)
-                prompts = automatic_prompts(coarse[index], image_size, self.config.box_margin, mask_size)
+                prompts = automatic_prompts(rows.coarse_masks[index], image_size, self.config.box_margin, mask_size)
             groups.append(PromptedGroup(index, prompts, own))
         return self._fused(PromptedRows(rows, groups, automatic, prompts_per_image))
 
@@ -480,10 +480,9 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
         images, target = checked_labels(labels, len(encoded.presence_logits), rows.prompts_per_image, prompt_labels)
         terms = {}
         if self.training_stage != 2:
-            coarse = torch.where(encoded.valid_region, encoded.coarse_masks, EMPTY_LOGIT)
             three, three_iou = self._decode(rows, True, None)
             three = torch.where(rows.encoded.valid_region, three[0], EMPTY_LOGIT)
-            terms |= base_losses(images, target, coarse, encoded.presence_logits, initial, iou_scores)
+            terms |= base_losses(images, target, encoded.coarse_masks, encoded.presence_logits, initial, iou_scores)
             terms["multimask"] = multimask_loss(three, three_iou, target)
         if correction is not None:
             terms |= correction_losses(

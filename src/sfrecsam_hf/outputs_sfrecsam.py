@@ -22,7 +22,7 @@ class SFRecSamImageEmbeddings(ModelOutput):
     Args:
         image_embeddings (`torch.Tensor` of shape `(batch, channels, grid, grid)`): SAM's image embeddings.
         high_resolution_features (`torch.Tensor` of shape `(batch, features, height, width)`): At the mask's stride.
-        coarse_masks (`torch.Tensor` of shape `(batch, 1, height, width)`): Coarse logits.
+        coarse_masks (`torch.Tensor` of shape `(batch, 1, height, width)`): Coarse logits; -20 on padding.
         presence_logits (`torch.Tensor` of shape `(batch,)`): Logits of "there is a lesion".
         valid_region (`torch.Tensor` of shape `(batch, 1, height, width)`): True on the image, False on padding.
         vision_hidden_states, vision_attentions (`tuple[torch.Tensor, ...]`, *optional*): As for `SamModel`.

@@ -106,7 +106,7 @@ class TrainingConfig:
         for name in (*counts, "weight_decay", "augmentation"):
             if (getattr(self, name) or 0) < 0:
                 raise ValueError(f"{name}={getattr(self, name)} must be 0 or more.")
-        for name in ("warmup", "ema_decay", *(known.name for known in fields(self) if known.name.endswith("_share"))):
+        for name in ("warmup", "ema_decay", "click_share", "box_share", "transplant_share", "echo_share"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 0 and below 1.")
         for name in ("learning_rate", "correction_learning_rate", "clip"):

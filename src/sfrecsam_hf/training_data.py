@@ -114,16 +114,19 @@ class TrainingImages(torch.utils.data.Dataset):
 
     def _shown(self, index: int, seed: int, prompted: bool) -> tuple[Tensor, Tensor]:
         """The image of shape `(1, side, side)`, and the masks of all lesions and of the one to point at."""
+        image, masks = self.images[index], self.masks[index].expand(2, -1, -1)
         rng = np.random.default_rng(seed)
-        scan = self._scan(index)
         transplanting = prompted and rng.random() < self.transplant_share
         echoing = rng.random() < self.echo_share
+        if not (transplanting or echoing):
+            return image, masks
+        scan = self._scan(index)
         if transplanting:
             scan = transplanted(scan, self._scan(int(rng.integers(len(self)))), rng)
         if echoing:
             scan = with_other_echo(scan, self._scan(int(rng.integers(len(self)))), rng)
         height, width = scan.mask.shape
-        image, masks = self.images[index].clone(), self.masks[index].repeat(2, 1, 1)
+        image, masks = image.clone(), masks.clone()
         image[0, :height, :width] = torch.from_numpy(scan.image)
         masks[:, :height, :width] = torch.from_numpy(np.stack([scan.mask, scan.pointed]))
         return image, masks
