@@ -157,7 +157,8 @@ def markdown(results: dict[str, Any], config: TrainingConfig, beside: list[Path]
         "Lesions of the validation split at the original size; nothing but the image is given. U-Nets: "
         f"{f'those of {start.name}, ' if start else ''}{config.epochs} epochs at {config.image_size} px, shares "
         f"{config.shares}, augmentation {config.augmentation:g}, {config.echo_share:.0%} of the images with another "
-        f"echo, seed {config.seed}, the best epoch on {' and '.join(Path(source).name for source in config.validation)}.",
+        f"echo, seed {config.seed}, the best epoch on "
+        f"{' and '.join(Path(source).name for source in config.validation)}.",
     ]
     for data in next(iter(results.values()))["per_image"]:
         found = {
