@@ -372,7 +372,7 @@ def main() -> None:
     parser.add_argument("--gpu-dtype", default="bfloat16", choices=("float32", "bfloat16", "float16"))
     parser.add_argument("--flops-only", action="store_true", help="count operations and run nothing")
     parser.add_argument("--no-memory", dest="memory", action="store_false", help="skip peak memory")
-    parser.add_argument("--output", type=Path, default=Path("benchmark"), help="folder (%(default)s)")
+    parser.add_argument("--output", type=Path, default=Path("runs/benchmark"), help="folder (%(default)s)")
     options = parser.parse_args()
     transformers.logging.set_verbosity_error()
     torch.set_num_threads(options.threads or torch.get_num_threads())

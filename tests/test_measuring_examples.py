@@ -118,9 +118,9 @@ def test_the_filter_responses_are_drawn(run, tiny_checkpoint):
 def test_the_benchmark_times_every_rival_and_stage_and_keeps_what_it_has(run, monkeypatch):
     command = ["python", "examples/benchmark.py", "--sizes", "tiny", "--repeats", "1", "--no-memory"]
     printed = run(command, "--rivals", "SF-RecSAM", "SF-RecSAM encoder per sample", "SamModel sdpa")
-    report = json.loads(Path("benchmark/benchmark.json").read_text())
-    assert printed.strip() == Path("benchmark/benchmark.md").read_text().strip()
-    PIL.Image.open("benchmark/benchmark.png").verify()
+    report = json.loads(Path("runs/benchmark/benchmark.json").read_text())
+    assert printed.strip() == Path("runs/benchmark/benchmark.md").read_text().strip()
+    PIL.Image.open("runs/benchmark/benchmark.png").verify()
     inference, training = (part["rows"] for part in report["runs"])
     assert inference.keys() == {"SF-RecSAM", "SF-RecSAM encoder per sample", "SamModel sdpa"}
     assert training.keys() == {"SF-RecSAM", "SamModel sdpa"}
