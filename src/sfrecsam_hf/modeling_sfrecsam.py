@@ -47,6 +47,8 @@ if TYPE_CHECKING:  # never executed: names the files that travel to the Hub with
 
 logger = logging.get_logger(__name__)
 
+SPOT = 0.005  # of the coarse mask, as large as a small lesion: a single pixel is as sure in many a normal scan
+
 
 class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
     r"""
@@ -177,8 +179,9 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
         stride = self.config.mask_stride
         valid = valid[..., stride // 2 :: stride, stride // 2 :: stride]
         coarse = torch.where(valid, coarse, EMPTY_LOGIT)
-        # What the head pools over the token grid and the surest pixel of the coarse mask err on different images.
-        presence = (presence + coarse.amax((1, 2, 3))) / 2
+        # What the head pools over the token grid and the surest spot of the coarse mask err on different images.
+        surest = coarse.flatten(1).topk(max(1, round(SPOT * coarse[0].numel()))).values.mean(dim=1)
+        presence = (presence + surest) / 2
         return SFRecSamImageEmbeddings(
             image_embeddings=vision.last_hidden_state,
             high_resolution_features=features,
