@@ -42,7 +42,10 @@ checkpoint: $(VENV)/installed
 	$(AVERAGE) runs/tiny-4/best runs/tiny-5/best --output runs/tiny-5-averaged
 	$(RECIPE)tiny_6_settled.yaml $(BOTH) --model runs/tiny-5-averaged --output runs/tiny-6
 	$(AVERAGE) runs/tiny-5-averaged runs/tiny-6/best --output runs/tiny-6-averaged
-	$(RECIPE)tiny_7_correctors.yaml $(BOTH) --model runs/tiny-6-averaged --output runs/tiny
+	$(RECIPE)tiny_7_larger.yaml $(BOTH) --model runs/tiny-6-averaged --output runs/tiny-7
+	$(RECIPE)tiny_8_full_size.yaml $(BOTH) --model runs/tiny-7/best --output runs/tiny-8
+	$(RECIPE)tiny_8_full_size.yaml $(BOTH) --model runs/tiny-8/best --seed 1 --output runs/tiny-9
+	$(RECIPE)tiny_9_correctors.yaml $(BOTH) --model runs/tiny-9/best --output runs/tiny
 	$(BIN)/sfrecsam evaluate --data "$(BUSI)" --splits "$(SPLITS)" --split val --model runs/tiny/best --output runs/tiny/evaluation
 	$(BIN)/sfrecsam evaluate --data "$(BUSBRA)" --split val --model runs/tiny/best --output runs/tiny/evaluation/bus-bra
 
