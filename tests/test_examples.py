@@ -30,7 +30,7 @@ from sfrecsam_hf.metrics import overlap
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 INDEX = (EXAMPLES / "README.md").read_text()
-SMALL = ["--epochs", "1", "--correction-epochs", "1", "--image-size", "64"]
+SMALL = ["--epochs", "1", "--correction-epochs", "1", "--image-size", "128"]
 
 
 def commands(script: str) -> list[list[str]]:
