@@ -88,7 +88,8 @@ def test_gradient_checkpointing_changes_neither_loss_nor_gradients(pixels, reent
         gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
         answers.append((loss.detach(), gradients))
     (loss, gradients), (again, checkpointed) = answers
-    torch.testing.assert_close(loss, again)
+    # Reentrant, the checkpointed part runs without gradients and its masks differ by 1e-6: equal to rounding.
+    torch.testing.assert_close(loss, again, rtol=5e-7 if reentrant else 0, atol=0)
     for name, gradient in gradients.items():
         assert (gradient is None) == (checkpointed[name] is None), name
         if gradient is not None:
