@@ -30,8 +30,9 @@ browser: $(VENV)/installed
 # How the bundled checkpoint was made: make checkpoint BUSI=DIR BUSBRA=DIR SPLITS=CSV
 RECIPE := $(BIN)/sfrecsam train examples/configs/
 AVERAGE := $(BIN)/python examples/average_checkpoints.py
-checkpoint: BASE := --train "$(BUSI)" "$(BUSBRA)" --splits "$(SPLITS)" --validation "$(BUSI)"
-checkpoint: BOTH := $(BASE) "$(BUSBRA)"
+checkpoint: ALONE := --splits "$(SPLITS)" --validation "$(BUSI)" --train "$(BUSI)"
+checkpoint: BASE := $(ALONE) "$(BUSBRA)"
+checkpoint: BOTH := $(BASE) --validation "$(BUSI)" "$(BUSBRA)"
 checkpoint: $(VENV)/installed
 	$(RECIPE)tiny_1_from_scratch.yaml $(BASE) --output runs/tiny-1
 	$(RECIPE)tiny_2_annealed.yaml $(BASE) --model runs/tiny-1/best --output runs/tiny-2
@@ -45,7 +46,8 @@ checkpoint: $(VENV)/installed
 	$(RECIPE)tiny_7_larger.yaml $(BOTH) --model runs/tiny-6-averaged --output runs/tiny-7
 	$(RECIPE)tiny_8_full_size.yaml $(BOTH) --model runs/tiny-7/best --output runs/tiny-8
 	$(RECIPE)tiny_8_full_size.yaml $(BOTH) --model runs/tiny-8/best --seed 1 --output runs/tiny-9
-	$(RECIPE)tiny_9_correctors.yaml $(BOTH) --model runs/tiny-9/best --output runs/tiny
+	$(RECIPE)tiny_9_presence.yaml $(ALONE) --model runs/tiny-9/best --output runs/tiny-10
+	$(RECIPE)tiny_10_correctors.yaml $(BOTH) --model runs/tiny-10/best --output runs/tiny
 	$(BIN)/sfrecsam evaluate --data "$(BUSI)" --splits "$(SPLITS)" --split val --model runs/tiny/best --output runs/tiny/evaluation
 	$(BIN)/sfrecsam evaluate --data "$(BUSBRA)" --split val --model runs/tiny/best --output runs/tiny/evaluation/bus-bra
 

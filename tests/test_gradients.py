@@ -108,7 +108,7 @@ def test_stage_1_with_a_frozen_base(labels):
 
 def test_where_only_prompts_are_learned_automatic_masks_stay_as_they_are():
     model = tiny_model()
-    model.train_stage(1, prompts_only=True)
+    model.train_stage(1, only="prompts")
     chosen = trainable(model)
     assert chosen == {name for name, _ in model.named_parameters() if name.startswith("prompt_fusion.")}
     images = torch.randn(2, 3, IMAGE_SIZE, IMAGE_SIZE)

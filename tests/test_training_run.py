@@ -13,10 +13,12 @@ import pytest
 import torch
 from conftest import SAMPLES, TINY_PARTS
 from safetensors.torch import load_file
+from sklearn.metrics import roc_auc_score
 
 from sfrecsam_hf import SFRecSamModel, SFRecSamProcessor, TrainingConfig
 from sfrecsam_hf import training as training_module
 from sfrecsam_hf.cli import main
+from sfrecsam_hf.segmentation import segment
 from sfrecsam_hf.splits import load_split
 from sfrecsam_hf.training import TrainingRun, train
 
@@ -121,6 +123,38 @@ def test_validation_without_a_lesion_is_refused(busi_folder, tmp_path):
     splits.write_text("\n".join(["image,group,split", *train_rows, *validation_rows]))
     with pytest.raises(ValueError, match="no lesion"):
         train(settings(busi_folder, tmp_path / "run", splits=str(splits)))
+    assert not (tmp_path / "run").exists()
+
+
+def test_presence_alone_is_trained_and_chosen_by_how_well_it_tells_normal_scans_from_lesions(
+    finished, busi_folder, tmp_path
+):
+    splits = tmp_path / "splits.csv"
+    rows = [
+        f"{label}/{label} ({n}).png,{label}{n},{'val' if n < 3 else 'train'}"
+        for label, count in (("benign", 10), ("malignant", 6), ("normal", 4))
+        for n in range(1, count + 1)
+    ]
+    splits.write_text("\n".join(["image,group,split", *rows]))
+    changes = {"model": str(finished / "best"), "overrides": {}, "only": "presence", "learning_rate": 0.02}
+    schedule = {"epochs": 4, "correction_epochs": 0, "splits": str(splits), "overlays": 0}
+    best = train(settings(busi_folder, tmp_path / "run", **changes, **schedule))
+    before, after = (load_file(folder / "model.safetensors") for folder in (finished / "best", best))
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert moved
+    assert all(name.startswith("coarse_mask_head.presence.") for name in moved)
+    model, processor = (kind.from_pretrained(best) for kind in (SFRecSamModel, SFRecSamProcessor))
+    held_out = load_split(busi_folder, "val", str(splits))
+    scores = [found.presence for found in segment(model, processor, held_out["image"])]
+    measured = roc_auc_score([bool(mask.getbbox()) for mask in held_out["mask"]], scores)
+    told = [row["validation/presence_auroc"] for row in history(tmp_path / "run") if "validation/final_dice" in row]
+    assert measured == pytest.approx(max(told))
+
+
+def test_presence_alone_needs_normal_scans_to_be_judged_on(busi_folder, tmp_path):
+    changes = {"train": [str(busi_folder)], "validation": [str(SAMPLES)], "only": "presence"}
+    with pytest.raises(ValueError, match="no normal scan"):
+        train(settings(busi_folder, tmp_path / "run", **changes))
     assert not (tmp_path / "run").exists()
 
 

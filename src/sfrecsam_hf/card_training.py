@@ -9,6 +9,7 @@ from .card_numbers import duration, percent
 from .card_tables import identifier, public_name
 
 STAGES = {1: "base", 2: "correctors"}
+PARTS = {"prompts": "how prompts are heeded", "presence": "presence score"}
 SIZES = ("tiny", "base")
 
 
@@ -85,8 +86,10 @@ class Training:
             precision = "float32" if settings["mixed_precision"] == "no" else settings["mixed_precision"]
             images = settings["batch_size"] * settings["accumulation"] * part["processes"]
             for stage in part["stages"]:
-                rate = settings["learning_rate" if stage["stage"] == 1 else "correction_learning_rate"]
-                cells = (STAGES[stage["stage"]], part["image_size"], stage["epochs"], stage["steps"], images, rate)
+                first = stage["stage"] == 1
+                rate = settings["learning_rate" if first else "correction_learning_rate"]
+                trained = PARTS.get(settings.get("only") if first else None, STAGES[stage["stage"]])
+                cells = (trained, part["image_size"], stage["epochs"], stage["steps"], images, rate)
                 lines.append("| " + " | ".join(map(str, cells)) + f" | {precision} |")
         return "\n".join(lines)
 

@@ -16,6 +16,7 @@ from accelerate.utils import DistributedDataParallelKwargs, DistributedType, gat
 from datasets import concatenate_datasets
 from PIL.Image import Image
 from safetensors.torch import load_model, save_model
+from sklearn.metrics import roc_auc_score
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
@@ -92,9 +93,10 @@ class TrainingRun:
         self.held_out = load_splits(config.validation, "val", config.splits, config.seed)
         self.groups = [source["group"][:] for source in sources]
         self.validation = concatenate_datasets(self.held_out)
-        if not any(np.asarray(mask).any() for mask in self.validation["mask"]):
-            named = " and ".join(config.validation)
-            raise ValueError(f"{named} has no lesion in its validation split to choose a checkpoint by.")
+        for wanted in ("lesion", *["normal scan"] * (config.only == "presence")):
+            if not any(np.asarray(mask).any() == (wanted == "lesion") for mask in self.validation["mask"]):
+                named = " and ".join(config.validation)
+                raise ValueError(f"{named} has no {wanted} in its validation split to choose a checkpoint by.")
         self.accelerator = Accelerator(
             cpu=not torch.accelerator.is_available(),  # or several processes would not find each other
             mixed_precision=config.mixed_precision,
@@ -157,7 +159,7 @@ class TrainingRun:
                 self._save_best(self.model)
             progress.stage += 1
             return
-        trainable = self.model.train_stage(progress.stage, config.freeze_base, config.prompts_only)
+        trainable = self.model.train_stage(progress.stage, config.freeze_base, config.only)
         steps_per_epoch = self.batches.batches // (config.accumulation * accelerator.num_processes)
         rate = config.learning_rate if progress.stage == 1 else config.correction_learning_rate
         optimizer = decayed_adamw(self.model, rate, config.weight_decay)
@@ -287,10 +289,11 @@ class TrainingRun:
 
     def _validate(self, model: SFRecSamModel) -> None:
         """
-        Mean Dice of the validation's lesion images; keeps the best model.
+        Mean Dice of the validation's lesion images, and AUROC of the presence score; keeps the best model.
 
         Prompted by the model itself; where stage 1 trains with clicks, also by a click on the lesion, and then the
-        best model is the best on average of both.
+        best model is the best on average of both. Where it trains the presence score alone, the best is the one whose
+        score tells normal scans best from lesions.
         """
         accelerator, progress, start = self.accelerator, self.progress, time.perf_counter()
         mine = range(accelerator.process_index, len(self.validation), accelerator.num_processes)
@@ -322,16 +325,22 @@ class TrainingRun:
             for mask in ("initial", "final", *["clicked"] * clicking)
             for name in ("dice", "precision", "recall")
         }
+        lesion = [result["lesion"] for result in results]
+        if not all(lesion):
+            score = roc_auc_score(lesion, [result["presence"] for result in results])
+            scores["validation/presence_auroc"] = float(score)
         self._log(scores)
         accelerator.print(
             f"stage {progress.stage} epoch {progress.epoch + 1}: "
             + ", ".join(f"{name.split('/')[1]} {value:.4f}" for name, value in scores.items())
         )
         asked = ("final", "clicked") if clicking else ("final",)
-        dice = float(np.mean([scores[f"validation/{mask}_dice"] for mask in asked]))
+        quality = float(np.mean([scores[f"validation/{mask}_dice"] for mask in asked]))
+        if progress.stage == 1 and self.config.only == "presence":
+            quality = scores["validation/presence_auroc"]
         progress.waited += 1
-        if dice > progress.best:
-            progress.best, progress.waited = dice, 0
+        if quality > progress.best:
+            progress.best, progress.waited = quality, 0
             self._save_best(model)
         if accelerator.is_main_process and self.config.overlays:
             self._draw(lesions[: self.config.overlays])

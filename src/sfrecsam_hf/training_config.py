@@ -7,6 +7,8 @@ from typing import Any, get_args, get_origin
 
 import yaml
 
+from .training_stages import PARTS
+
 
 @dataclass
 class TrainingConfig:
@@ -24,8 +26,10 @@ class TrainingConfig:
         image_size (`int`, *optional*): Side of the input in pixels; the model's own if not given.
         overrides (`dict`): Fields of [`SFRecSamConfig`] to change for `"tiny"` and `"base"`.
         freeze_base (`bool`): Leave the original SAM weights as they are (with `sam`).
-        prompts_only (`bool`): In stage 1, train only how clicks and boxes are heeded, on the base of a checkpoint that
-            rests: what it answers without a prompt stays as it is, bit for bit.
+        only (`str`, *optional*): In stage 1, train one part on the base of a checkpoint that rests: `"prompts"`, how
+            clicks and boxes are heeded, or `"presence"`, whether there is a lesion at all, on data with normal scans.
+            The masks without a prompt stay as they are, bit for bit. With `"presence"` the best checkpoint is the one
+            whose score tells normal scans best from lesions.
         epochs (`int`): Epochs of stage 1, the base segmentation; 0 keeps that of a checkpoint in `model`.
         correction_epochs (`int`): Epochs of stage 2, the corrector and the uncertainty head.
         batch_size (`int`): Images per process and step.
@@ -66,7 +70,7 @@ class TrainingConfig:
     image_size: int | None = None
     overrides: dict[str, Any] = field(default_factory=dict)
     freeze_base: bool = False
-    prompts_only: bool = False
+    only: str | None = None
     epochs: int = 40
     correction_epochs: int = 6
     batch_size: int = 16
@@ -118,6 +122,8 @@ class TrainingConfig:
             )
         if min(self.shares) < 0:
             raise ValueError(f"shares={self.shares} must be 0 or more.")
+        if self.only is not None and self.only not in PARTS:
+            raise ValueError(f"only={self.only!r} must be one of {sorted(PARTS)}.")
         if self.mixed_precision not in ("no", "bf16", "fp16"):
             raise ValueError(f"mixed_precision={self.mixed_precision!r} must be no, bf16 or fp16.")
 
