@@ -46,8 +46,8 @@ checkpoint: $(VENV)/installed
 	$(RECIPE)tiny_7_larger.yaml $(BOTH) --model runs/tiny-6-averaged --output runs/tiny-7
 	$(RECIPE)tiny_8_full_size.yaml $(BOTH) --model runs/tiny-7/best --output runs/tiny-8
 	$(RECIPE)tiny_8_full_size.yaml $(BOTH) --model runs/tiny-8/best --seed 1 --output runs/tiny-9
-	$(RECIPE)tiny_9_presence.yaml $(ALONE) --model runs/tiny-9/best --output runs/tiny-10
-	$(RECIPE)tiny_10_correctors.yaml $(BOTH) --model runs/tiny-10/best --output runs/tiny
+	$(RECIPE)tiny_9_correctors.yaml $(BOTH) --model runs/tiny-9/best --output runs/tiny-10
+	$(RECIPE)tiny_10_presence.yaml $(ALONE) --model runs/tiny-10/best --output runs/tiny
 	$(BIN)/sfrecsam evaluate --data "$(BUSI)" --splits "$(SPLITS)" --split val --model runs/tiny/best --output runs/tiny/evaluation
 	$(BIN)/sfrecsam evaluate --data "$(BUSBRA)" --split val --model runs/tiny/best --output runs/tiny/evaluation/bus-bra
 

@@ -144,6 +144,9 @@ def test_presence_alone_is_trained_and_chosen_by_how_well_it_tells_normal_scans_
     assert moved
     assert all(name.startswith("coarse_mask_head.presence.") for name in moved)
     model, processor = (kind.from_pretrained(best) for kind in (SFRecSamModel, SFRecSamProcessor))
+    corrected = SFRecSamModel.from_pretrained(finished / "best").config
+    assert model.config.suspicion_threshold == corrected.suspicion_threshold
+    assert model.config.presence_threshold != corrected.presence_threshold
     held_out = load_split(busi_folder, "val", str(splits))
     scores = [found.presence for found in segment(model, processor, held_out["image"])]
     measured = roc_auc_score([bool(mask.getbbox()) for mask in held_out["mask"]], scores)

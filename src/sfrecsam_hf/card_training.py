@@ -43,8 +43,8 @@ class Training:
 
     @property
     def validation(self) -> dict[str, dict[str, Any]]:
-        """The data that chose the checkpoint, by name."""
-        return {public_name(data["name"]): data for data in self.parts[-1]["validation"]}
+        """The data on which a part chose its checkpoint, by name."""
+        return {public_name(data["name"]): data for part in self.parts for data in part["validation"]}
 
     @property
     def chosen_on(self) -> str:

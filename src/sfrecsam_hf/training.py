@@ -387,6 +387,9 @@ class TrainingRun:
             return
         start = time.perf_counter()
         thresholds = calibrate(self.model.eval(), self.processor, *self.held_out)
+        if self.config.only is not None and not self.config.correction_epochs:
+            # The masks are still the checkpoint's, and correctors that it may have were let in by its own threshold.
+            thresholds = {name: value for name, value in thresholds.items() if name.startswith(self.config.only)}
         self.progress.seconds += time.perf_counter() - start
         self._save_calibrated(self.model, thresholds)
 
