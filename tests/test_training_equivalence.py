@@ -44,7 +44,7 @@ def settings(folder: Path, output: Path, **changes) -> TrainingConfig:
         "overlays": 0,
         # Where prompts lie and which of three masks is best are choices: with many a seed an untrained model is so
         # undecided in one of them that rounding makes it, and what follows is another run.
-        "seed": 4,
+        "seed": 2,
     }
     return TrainingConfig(**{**chosen, **changes})
 
