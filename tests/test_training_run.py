@@ -154,6 +154,20 @@ def test_presence_alone_is_trained_and_chosen_by_how_well_it_tells_normal_scans_
     assert measured == pytest.approx(max(told))
 
 
+def test_where_prompts_alone_are_trained_the_thresholds_stay(finished, busi_folder, tmp_path):
+    changes = {
+        "model": str(finished / "best"),
+        "overrides": {},
+        "only": "prompts",
+        "click_share": 0.85,
+        "box_share": 0.15,
+    }
+    best = train(settings(busi_folder, tmp_path / "run", **changes, epochs=1, correction_epochs=0))
+    before, after = (SFRecSamModel.from_pretrained(folder).config for folder in (finished / "best", best))
+    for name in ("suspicion_threshold", "presence_threshold"):
+        assert getattr(after, name) == getattr(before, name)
+
+
 def test_presence_alone_needs_normal_scans_to_be_judged_on(busi_folder, tmp_path):
     changes = {"train": [str(busi_folder)], "validation": [str(SAMPLES)], "only": "presence"}
     with pytest.raises(ValueError, match="no normal scan"):

@@ -93,7 +93,7 @@ class TrainingRun:
         self.held_out = load_splits(config.validation, "val", config.splits, config.seed)
         self.groups = [source["group"][:] for source in sources]
         self.validation = concatenate_datasets(self.held_out)
-        for wanted in ("lesion", *["normal scan"] * (config.only == "presence")):
+        for wanted in ["lesion", "normal scan"] if config.only == "presence" else ["lesion"]:
             if not any(np.asarray(mask).any() == (wanted == "lesion") for mask in self.validation["mask"]):
                 named = " and ".join(config.validation)
                 raise ValueError(f"{named} has no {wanted} in its validation split to choose a checkpoint by.")
@@ -385,11 +385,13 @@ class TrainingRun:
             for name in THRESHOLDS:
                 setattr(self.model.config, name, getattr(best.config, name))
             return
+        alone = None if self.config.correction_epochs else self.config.only
+        if alone == "prompts":  # without a prompt nothing has changed, and thresholds are chosen without one
+            return
         start = time.perf_counter()
         thresholds = calibrate(self.model.eval(), self.processor, *self.held_out)
-        if self.config.only is not None and not self.config.correction_epochs:
-            # The masks are still the checkpoint's, and correctors that it may have were let in by its own threshold.
-            thresholds = {name: value for name, value in thresholds.items() if name.startswith(self.config.only)}
+        if alone == "presence":  # the masks have not changed, nor how far correctors that there may be are let in
+            del thresholds["suspicion_threshold"]
         self.progress.seconds += time.perf_counter() - start
         self._save_calibrated(self.model, thresholds)
 
