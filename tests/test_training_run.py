@@ -15,7 +15,7 @@ from conftest import SAMPLES, TINY_PARTS
 from safetensors.torch import load_file
 from sklearn.metrics import roc_auc_score
 
-from sfrecsam_hf import SFRecSamModel, SFRecSamProcessor, TrainingConfig
+from sfrecsam_hf import SFRecSamModel, SFRecSamProcessor, TrainingConfig, training_validation
 from sfrecsam_hf import training as training_module
 from sfrecsam_hf.cli import main
 from sfrecsam_hf.segmentation import segment
@@ -98,7 +98,9 @@ def test_a_finished_run_is_not_overwritten(finished, capsys):
 
 
 def test_a_run_ends_early_when_it_no_longer_improves(busi_folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(training_module, "overlap", lambda *masks: dict.fromkeys(("dice", "precision", "recall"), 0.5))
+    monkeypatch.setattr(
+        training_validation, "overlap", lambda *masks: dict.fromkeys(("dice", "precision", "recall"), 0.5)
+    )
     train(settings(busi_folder, tmp_path / "run", epochs=9, correction_epochs=0, patience=2, overlays=0))
     assert max(row["epoch"] for row in history(tmp_path / "run")) == 3
 
@@ -108,8 +110,8 @@ def test_a_checkpoint_is_chosen_on_all_folders_together(busi_folder, tmp_path):
     run = TrainingRun(settings(busi_folder, tmp_path / "run", **chosen))
     held_out = [set(load_split(folder, "val")["name"]) for folder in chosen["validation"]]
     assert all(held_out)
-    assert set(run.validation["name"]) == held_out[0] | held_out[1]
-    assert len(run.validation) == len(held_out[0]) + len(held_out[1])
+    assert set(run.validation.images["name"]) == held_out[0] | held_out[1]
+    assert len(run.validation.images) == len(held_out[0]) + len(held_out[1])
     run.train_stage()
     run.close()
     told = json.loads((tmp_path / "run" / "best" / "training_summary.json").read_text())["validation"]
@@ -166,6 +168,11 @@ def test_where_prompts_alone_are_trained_the_thresholds_stay(finished, busi_fold
     before, after = (SFRecSamModel.from_pretrained(folder).config for folder in (finished / "best", best))
     for name in ("suspicion_threshold", "presence_threshold"):
         assert getattr(after, name) == getattr(before, name)
+
+
+def test_prompts_alone_are_not_trained_without_any(busi_folder, tmp_path):
+    with pytest.raises(ValueError, match="click_share or box_share"):
+        settings(busi_folder, tmp_path / "run", only="prompts", click_share=0.0, box_share=0.0)
 
 
 def test_presence_alone_needs_normal_scans_to_be_judged_on(busi_folder, tmp_path):

@@ -306,7 +306,7 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
         loss, terms = None, None
         if labels is not None:
             terms = self._loss_terms(labels, prompt_labels, encoded, rows, initial, iou_scores, correction)
-            loss = weighted_sum(terms)
+            loss = self.heard(weighted_sum(terms))
 
         output = SFRecSamOutput(
             loss=loss,

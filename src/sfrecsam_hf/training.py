@@ -5,18 +5,15 @@ import logging
 import math
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, DistributedType, gather_object, set_seed
-from datasets import concatenate_datasets
-from PIL.Image import Image
+from accelerate.utils import DistributedDataParallelKwargs, DistributedType, set_seed
 from safetensors.torch import load_model, save_model
-from sklearn.metrics import roc_auc_score
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
@@ -24,20 +21,16 @@ from tqdm import tqdm
 from transformers import get_scheduler
 
 from .calibration import calibrate, calibrate_correction
-from .drawing import contact_sheet, overlay
 from .image_processing_sfrecsam import SFRecSamImageProcessorPil
-from .metrics import overlap
 from .modeling_sfrecsam import SFRecSamModel
-from .oracle_prompts import oracle_point
 from .processing_sfrecsam import SFRecSamProcessor
-from .segmentation import Segmentation, segment
 from .splits import load_splits
 from .training_config import TrainingConfig
 from .training_data import EpochBatches, TrainingImages
 from .training_model import build_model, unsharded
 from .training_summary import write_summary
+from .training_validation import Validation, scores
 
-VALIDATION_BATCH = 8
 THRESHOLDS = ("suspicion_threshold", "presence_threshold")
 
 # SAM shares one tensor between two modules, which is told anew at each save.
@@ -90,13 +83,8 @@ class TrainingRun:
             raise FileExistsError(f"{self.output} already holds a run; pass --resume or choose another --output.")
         set_seed(config.seed)
         sources = load_splits(config.train, "train", config.splits, config.seed)
-        self.held_out = load_splits(config.validation, "val", config.splits, config.seed)
         self.groups = [source["group"][:] for source in sources]
-        self.validation = concatenate_datasets(self.held_out)
-        for wanted in ["lesion", "normal scan"] if config.only == "presence" else ["lesion"]:
-            if not any(np.asarray(mask).any() == (wanted == "lesion") for mask in self.validation["mask"]):
-                named = " and ".join(config.validation)
-                raise ValueError(f"{named} has no {wanted} in its validation split to choose a checkpoint by.")
+        self.validation = Validation(load_splits(config.validation, "val", config.splits, config.seed), config)
         self.accelerator = Accelerator(
             cpu=not torch.accelerator.is_available(),  # or several processes would not find each other
             mixed_precision=config.mixed_precision,
@@ -288,93 +276,26 @@ class TrainingRun:
         }
 
     def _validate(self, model: SFRecSamModel) -> None:
-        """
-        Mean Dice of the validation's lesion images, and AUROC of the presence score; keeps the best model.
-
-        Prompted by the model itself; where stage 1 trains with clicks, also by a click on the lesion, and then the
-        best model is the best on average of both. Where it trains the presence score alone, the best is the one whose
-        score tells normal scans best from lesions.
-        """
+        """Tells how the epoch did on the held-out images, draws some, and keeps the best model."""
         accelerator, progress, start = self.accelerator, self.progress, time.perf_counter()
-        mine = range(accelerator.process_index, len(self.validation), accelerator.num_processes)
-        rows = self.validation.select(mine)
-        true = [np.asarray(mask) > 0 for mask in rows["mask"]]
-        answered = self._answered(model, zip(rows["image"], true, strict=True), clicked=False)
-        results = [
-            {
-                "index": index,
-                "lesion": bool(mask.any()),
-                "initial": overlap(segmentation.initial_mask, mask),
-                "final": overlap(segmentation.mask, mask),
-                "presence": segmentation.presence,
-                "mask": segmentation.mask,
-            }
-            for index, mask, segmentation in zip(mine, true, answered, strict=True)
-        ]
-        clicking = progress.stage == 1 and self.config.click_share > 0
-        if clicking:
-            lesions = [result for result in results if result["lesion"]]
-            pairs = [(image, mask) for image, mask in zip(rows["image"], true, strict=True) if mask.any()]
-            answered = self._answered(model, pairs, clicked=True)
-            for result, (_, mask), segmentation in zip(lesions, pairs, answered, strict=True):
-                result["clicked"] = overlap(segmentation.mask, mask)
-        results = sorted(gather_object(results), key=lambda result: result["index"])
-        lesions = [result for result in results if result["lesion"]]
-        scores = {
-            f"validation/{mask}_{name}": float(np.mean([result[mask][name] for result in lesions]))
-            for mask in ("initial", "final", *["clicked"] * clicking)
-            for name in ("dice", "precision", "recall")
-        }
-        lesion = [result["lesion"] for result in results]
-        if not all(lesion):
-            score = roc_auc_score(lesion, [result["presence"] for result in results])
-            scores["validation/presence_auroc"] = float(score)
-        self._log(scores)
+        outcomes = self.validation.outcomes(model, self.processor, accelerator, progress.stage)
+        found = scores(outcomes)
+        self._log({f"validation/{name}": value for name, value in found.items()})
         accelerator.print(
             f"stage {progress.stage} epoch {progress.epoch + 1}: "
-            + ", ".join(f"{name.split('/')[1]} {value:.4f}" for name, value in scores.items())
+            + ", ".join(f"{name} {value:.4f}" for name, value in found.items())
         )
-        asked = ("final", "clicked") if clicking else ("final",)
-        quality = float(np.mean([scores[f"validation/{mask}_dice"] for mask in asked]))
-        if progress.stage == 1 and self.config.only == "presence":
-            quality = scores["validation/presence_auroc"]
+        quality = self.validation.quality(found, progress.stage)
         progress.waited += 1
         if quality > progress.best:
             progress.best, progress.waited = quality, 0
             self._save_best(model)
         if accelerator.is_main_process and self.config.overlays:
-            self._draw(lesions[: self.config.overlays])
+            folder = self.output / "overlays"
+            folder.mkdir(exist_ok=True)
+            name = f"stage{progress.stage}-epoch{progress.epoch + 1:03d}.png"
+            self.validation.sheet(outcomes).save(folder / name)
         progress.seconds += time.perf_counter() - start
-
-    def _answered(
-        self, model: SFRecSamModel, pairs: Iterable[tuple[Image, np.ndarray]], clicked: bool
-    ) -> Iterator[Segmentation]:
-        """The answer to each image of pairs with its true mask, prompted by itself or by a click on the lesion."""
-        images = ((image, {"input_points": [[oracle_point(mask)]]}) if clicked else image for image, mask in pairs)
-        samples = 0 if self.progress.stage == 1 else self.config.mc_samples
-        with self.accelerator.autocast():
-            yield from segment(
-                model.eval(),
-                self.processor,
-                images,
-                VALIDATION_BATCH,
-                mc_samples=samples,
-                presence_threshold=0.0,
-            )
-
-    def _draw(self, results: list[dict]) -> None:
-        rows = [self.validation[result["index"]] for result in results]
-        tiles = [
-            overlay(row["image"], result["mask"], np.asarray(row["mask"]) > 0)
-            for row, result in zip(rows, results, strict=True)
-        ]
-        captions = [
-            f"{row['name']} Dice {result['final']['dice']:.2f}" for row, result in zip(rows, results, strict=True)
-        ]
-        folder = self.output / "overlays"
-        folder.mkdir(exist_ok=True)
-        name = f"stage{self.progress.stage}-epoch{self.progress.epoch + 1:03d}.png"
-        contact_sheet(tiles, captions).save(folder / name)
 
     def _start_from_best(self) -> None:
         """Loads stage 1's best weights, and sets the thresholds on the validation images unless a state has them."""
@@ -389,7 +310,7 @@ class TrainingRun:
         if alone == "prompts":  # without a prompt nothing has changed, and thresholds are chosen without one
             return
         start = time.perf_counter()
-        thresholds = calibrate(self.model.eval(), self.processor, *self.held_out)
+        thresholds = calibrate(self.model.eval(), self.processor, *self.validation.parts)
         if alone == "presence":  # the masks have not changed, nor how far correctors that there may be are let in
             del thresholds["suspicion_threshold"]
         self.progress.seconds += time.perf_counter() - start
@@ -400,7 +321,7 @@ class TrainingRun:
         self.accelerator.wait_for_everyone()
         start = time.perf_counter()
         best = SFRecSamModel.from_pretrained(self.output / "best").to(self.accelerator.device).eval()
-        thresholds = calibrate_correction(best, self.processor, self.validation, self.config.mc_samples)
+        thresholds = calibrate_correction(best, self.processor, self.validation.images, self.config.mc_samples)
         self.progress.seconds += time.perf_counter() - start
         self._save_calibrated(best, thresholds)
 
@@ -457,7 +378,7 @@ class TrainingRun:
             self.config,
             self.output / "history.jsonl",
             self.groups,
-            [part["group"][:] for part in self.held_out],
+            [part["group"][:] for part in self.validation.parts],
             self.accelerator.device,
             seconds=self.progress.seconds,
             processes=self.accelerator.num_processes,
@@ -491,7 +412,7 @@ class TrainingRun:
         accelerator.print(
             f"***** stage {self.progress.stage}: {epochs} epochs of {steps_per_epoch} steps of {effective} images "
             f"({config.batch_size} x {config.accumulation} accumulated x {accelerator.num_processes} processes)\n"
-            f"***** {len(self.images)} training and {len(self.validation)} validation images\n"
+            f"***** {len(self.images)} training and {len(self.validation.images)} validation images\n"
             f"***** {trainable:,} of {self.model.num_parameters():,} parameters train; {accelerator.device}, "
             f"{config.mixed_precision} precision, seed {config.seed}"
         )

@@ -124,6 +124,8 @@ class TrainingConfig:
             raise ValueError(f"shares={self.shares} must be 0 or more.")
         if self.only is not None and self.only not in PARTS:
             raise ValueError(f"only={self.only!r} must be one of {sorted(PARTS)}.")
+        if self.only == "prompts" and not self.click_share + self.box_share:
+            raise ValueError("only='prompts' needs prompts to train: set click_share or box_share above 0.")
         if self.mixed_precision not in ("no", "bf16", "fp16"):
             raise ValueError(f"mixed_precision={self.mixed_precision!r} must be no, bf16 or fp16.")
 
