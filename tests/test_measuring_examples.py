@@ -108,6 +108,20 @@ def test_passes_are_counted_and_the_encoder_is_repeated_for_the_last_row(run, ti
     assert [row["passes"] for row in json.loads(Path("mc/mc_samples.json").read_text())] == [0, 4, 8, 2]
 
 
+def test_the_mirrored_view_is_compared_on_every_lesion_of_every_folder(run, tiny_checkpoint):
+    printed = run(commands("mirrored_view.py")[0], "--model", str(tiny_checkpoint))
+    rows = json.loads(Path("mirrored_view/mirrored_view.json").read_text())
+    assert [(row["data"], row["prompt"]) for row in rows] == [
+        (data, prompt) for data in ("BUSI", "BUS-BRA") for prompt in ("auto", "oracle-point")
+    ]
+    for row in rows:
+        masks = load_split(row["data"], "val")["mask"]
+        assert row["lesions"] == sum(np.asarray(mask).any() for mask in masks)
+        assert row["difference"] == pytest.approx(row["dice"][1] - row["dice"][0])
+        assert f"| {row['dice'][0]:.3f} | {row['dice'][1]:.3f} |" in printed
+    assert any(row["difference"] for row in rows), "another view is another answer"
+
+
 def test_the_filter_responses_are_drawn(run, tiny_checkpoint):
     bundled, own = commands("filter_response.py")
     assert run(bundled).count("mean distance from 1 is 0.0") == 3

@@ -116,6 +116,7 @@ def _add_inference(job: argparse.ArgumentParser) -> None:
     job.add_argument("--threshold", dest="suspicion_threshold", type=float, help="entropy in bits that is suspicious")
     job.add_argument("--presence-threshold", type=float, help="presence below which the mask is empty; 0 for never")
     job.add_argument("--correctors", nargs="*", choices=("fp", "fn"), help="which correctors to apply; none if empty")
+    job.add_argument("--mirror", action="store_const", const=True, help="average with the mirror image: twice as slow")
 
 
 def _add_settings(job: argparse.ArgumentParser) -> None:

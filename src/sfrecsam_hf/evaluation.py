@@ -62,7 +62,7 @@ def evaluate(
             innermost pixel of the largest true lesion.
         batch_size (`int`): Images per batch; it changes no mask.
         quiet (`bool`): No progress bar.
-        options: Passed to [`SFRecSamModel.forward`]: the ablation switches `mc_samples`, `correctors`,
+        options: As for [`segment`]: `mirror`, and the ablation switches `mc_samples`, `correctors`,
             `suspicion_threshold`, `presence_threshold`, `sample_encoder`.
 
     Returns:

@@ -14,7 +14,7 @@ from .processing_sfrecsam import SFRecSamProcessor
 from .segmentation import Segmentation, segment_batch
 
 PROMPTS = ("input_points", "input_labels", "input_boxes")
-OPTIONS = ("mc_samples", "suspicion_threshold", "presence_threshold", "correctors")
+OPTIONS = ("mc_samples", "suspicion_threshold", "presence_threshold", "correctors", "mirror")
 
 
 class _SFRecSamPipeline:
@@ -64,6 +64,7 @@ class LesionSegmentationPipeline(_SFRecSamPipeline, Pipeline):
                 Prompts of one image, in its pixels, as for [`SFRecSamProcessor`]; with several images for each one.
             mc_samples, suspicion_threshold, presence_threshold, correctors:
                 As for [`SFRecSamModel.forward`].
+            mirror (`bool`, *optional*): Average the answer with that to the mirror image; takes twice the time.
 
         Returns:
             A dictionary for one image, a list of them for a list, and an iterator for anything else:

@@ -86,7 +86,7 @@ def predict(
         prompts (`dict`, *optional*): `input_points`, `input_labels`, `input_boxes` of one image, used for all.
         resume (`bool`): Keep the rows of an earlier run that was interrupted, and do the rest.
         quiet (`bool`): No progress bar.
-        options: Passed to [`SFRecSamModel.forward`].
+        options: As for [`segment`].
 
     Raises:
         FileNotFoundError: An input does not exist.

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from .image_processing_sfrecsam import SFRecSamImageProcessorPil
+from .mirrored_view import both_views
 from .modeling_sfrecsam import SFRecSamModel, SFRecSamOutput
 
 
@@ -144,7 +145,8 @@ def segment(
         images (`Iterable`): Anything that the processor reads, or pairs of that and a dictionary with its
             `input_points`, `input_labels` or `input_boxes`.
         batch_size (`int`): Images per batch; it does not change the masks.
-        options: Passed to [`SFRecSamModel.forward`], such as `mc_samples`.
+        options: Passed to [`SFRecSamModel.forward`], such as `mc_samples`; `mirror=True` averages the answer with that
+            to the mirror image, see [`both_views`].
     """
     remaining = iter(images)
     # The next batch is read and prepared while the model works on this one.
@@ -165,7 +167,7 @@ def segment_batch(
         model ([`SFRecSamModel`]): In evaluation mode.
         processor ([`SFRecSamProcessor`]): Belonging to the model.
         pairs (`list[tuple]`): Each image with its prompts, as for [`segment`].
-        options: Passed to [`SFRecSamModel.forward`].
+        options: As for [`segment`].
     """
     return _answer(model, processor, *_prepare(processor, pairs), **options)
 
@@ -187,9 +189,15 @@ def _prepare(processor: Any, pairs: list[tuple[Any, dict[str, Any]]]) -> tuple[A
 
 @torch.inference_mode()
 def _answer(
-    model: SFRecSamModel, processor: Any, inputs: Any, sizes: list[tuple[int, int]], **options: Any
+    model: SFRecSamModel,
+    processor: Any,
+    inputs: Any,
+    sizes: list[tuple[int, int]],
+    mirror: bool = False,
+    **options: Any,
 ) -> list[Segmentation]:
     inputs = {
         name: value.to(model.device, model.dtype if name == "pixel_values" else None) for name, value in inputs.items()
     }
-    return segmentations(model(**inputs, **options), sizes, processor.image_processor)
+    outputs = both_views(model, inputs, **options) if mirror else model(**inputs, **options)
+    return segmentations(outputs, sizes, processor.image_processor)
