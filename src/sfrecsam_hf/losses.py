@@ -4,8 +4,10 @@ Binary cross-entropy and soft Dice are written out here, and not taken from MONA
 model as remote code, which may import torch and transformers only. A test holds them equal to MONAI's.
 """
 
+from collections.abc import Iterable
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .false_corrector import CorrectorOutput
@@ -51,6 +53,22 @@ def checked_labels(
 def weighted_sum(terms: dict[str, Tensor]) -> Tensor:
     """The loss that is minimised; the terms of stage 2 weigh 1."""
     return sum(LOSS_WEIGHTS.get(name, 1.0) * term for name, term in terms.items())
+
+
+def heard(loss: Tensor, parameters: Iterable[nn.Parameter]) -> Tensor:
+    """
+    The loss, with a gradient of zero where a batch has nothing to say about what trains.
+
+    So it is where the weights of prompts train alone and no image of the batch has one. Other processes would wait in
+    vain for the gradients.
+
+    Args:
+        loss (`torch.Tensor` of shape `()`): Of a batch.
+        parameters (`Iterable[torch.nn.Parameter]`): Of the model.
+    """
+    if loss.requires_grad or not torch.is_grad_enabled():
+        return loss
+    return loss + 0 * sum(parameter.sum() for parameter in parameters if parameter.requires_grad)
 
 
 def resized_logits(logits: Tensor, size: torch.Size) -> Tensor:

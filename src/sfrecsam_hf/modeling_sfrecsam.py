@@ -19,7 +19,7 @@ from .configuration_sfrecsam import SFRecSamConfig
 from .encoder_sampling import encoder_samples
 from .false_corrector import DualFalseCorrector
 from .frequency_fusion import SpatialFrequencyBranch
-from .losses import base_losses, checked_labels, correction_losses, multimask_loss, weighted_sum
+from .losses import base_losses, checked_labels, correction_losses, heard, multimask_loss, weighted_sum
 from .maps_on_cpu import row_by_row
 from .mask_decoder import SFRecSamMaskDecoder
 from .outputs_sfrecsam import (
@@ -306,7 +306,7 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
         loss, terms = None, None
         if labels is not None:
             terms = self._loss_terms(labels, prompt_labels, encoded, rows, initial, iou_scores, correction)
-            loss = self.heard(weighted_sum(terms))
+            loss = heard(weighted_sum(terms), self.parameters())
 
         output = SFRecSamOutput(
             loss=loss,

@@ -1,8 +1,5 @@
 """Which weights of SF-RecSAM train: the additions to a frozen SAM, and the two stages of the paper (section 3.4)."""
 
-import torch
-from torch import Tensor
-
 NEW_MODULES = (
     "adapter",
     "cross_attention",
@@ -56,17 +53,3 @@ class StagedTraining:
             frozen |= only is not None and not name.startswith(PARTS[only])
             parameter.requires_grad_(correction if stage == 2 else not (correction or frozen))
         return self.num_parameters(only_trainable=True)
-
-    def heard(self, loss: Tensor) -> Tensor:
-        """
-        The loss, with a gradient of zero where a batch has nothing to say about what trains.
-
-        So it is where prompts train alone and no image of the batch has one; other processes would wait in vain for
-        the gradients.
-
-        Args:
-            loss (`torch.Tensor` of shape `()`): Of a batch.
-        """
-        if loss.requires_grad or not (self.training and torch.is_grad_enabled()):
-            return loss
-        return loss + 0 * sum(parameter.sum() for parameter in self.parameters() if parameter.requires_grad)
