@@ -13,15 +13,13 @@ from sfrecsam_hf.cli import main
 from sfrecsam_hf.mirrored_view import both_views
 from sfrecsam_hf.uncertainty import binary_entropy
 
-# Of a portrait the padding lies at the right in either case, and the two are not each other's mirror image.
-LANDSCAPE = (48, 64)
+SIZES = {"landscape": (48, 64), "portrait": (64, 40)}
 MAPS = ("mask", "initial_mask", "probability", "final_probability", "uncertainty")
 
 
-def prompts(mirror: bool) -> dict[str, dict]:
-    width = LANDSCAPE[1]
-    left, right = (width - 50, width - 5) if mirror else (5, 50)
-    points = [[width - x if mirror else x, y] for x, y in ((20, 30), (50, 10))]
+def prompts(width: int, mirror: bool) -> dict[str, dict]:
+    left, right = (width - 35, width - 5) if mirror else (5, 35)
+    points = [[width - x if mirror else x, y] for x, y in ((20, 30), (35, 10))]
     return {
         "none": {},
         "points": {"input_points": points, "input_labels": [1, 0]},
@@ -31,13 +29,15 @@ def prompts(mirror: bool) -> dict[str, dict]:
 
 @pytest.fixture(scope="module")
 def image():
-    return scan(*LANDSCAPE, 3)[0]
+    return scan(48, 64, 3)[0]
 
 
 @pytest.mark.parametrize("kind", ["none", "points", "a box"])
 @pytest.mark.parametrize("samples", [0, 2])
-def test_the_answer_to_the_mirror_image_is_the_mirrored_answer(model, processor, image, kind, samples):
-    asked = [(image, prompts(False)[kind]), (ImageOps.mirror(image), prompts(True)[kind])]
+@pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
+def test_the_answer_to_the_mirror_image_is_the_mirrored_answer(model, processor, size, kind, samples):
+    image, width = scan(*size, 3)[0], size[1]
+    asked = [(image, prompts(width, False)[kind]), (ImageOps.mirror(image), prompts(width, True)[kind])]
     options = {"mc_samples": samples, "presence_threshold": 0.0}
     one, other = segment(model, processor, asked, mirror=True, **options)
     for name in MAPS:
@@ -45,6 +45,14 @@ def test_the_answer_to_the_mirror_image_is_the_mirrored_answer(model, processor,
     assert other.presence == pytest.approx(one.presence, abs=1e-4)
     plain, turned = segment(model, processor, asked, **options)
     assert np.abs(turned.probability[:, ::-1] - plain.probability).max() > 0.05, "or there is nothing to average"
+
+
+def test_images_of_all_shapes_mix_in_a_batch(model, processor):
+    images = [scan(*size, 3)[0] for size in ((48, 64), (64, 40), (33, 80), (90, 61))]
+    together = list(segment(model, processor, images, batch_size=4, mirror=True))
+    for image, found in zip(images, together, strict=True):
+        (alone,) = segment(model, processor, [image], mirror=True)
+        np.testing.assert_allclose(found.probability, alone.probability, atol=1e-4)
 
 
 def test_it_is_the_mean_of_both_views_and_disagreement_is_uncertain(model, processor, image):

@@ -38,9 +38,15 @@ def both_views(
         presence_threshold (`float`, *optional*): Overrides the configuration; presence is that of both views.
         options: Passed to [`SFRecSamModel.forward`].
     """
+    side = inputs["pixel_values"].shape[-1]
+    ends = mirror_lines(inputs, model.config.mask_stride)
     plain = model(**inputs, **options, presence_threshold=0.0)
-    other = model(**mirrored(inputs), **options, presence_threshold=0.0)
-    views = {name: (plain[name], turned_back(other[name])) for name in (*LOGITS, *VALUES) if plain[name] is not None}
+    other = model(**mirrored_inputs(inputs, ends), **options, presence_threshold=0.0)
+
+    def turned_back(name: str) -> Tensor:
+        return mirrored(other[name], ends, side) if other[name].ndim > 3 else other[name]  # scores have no width
+
+    views = {name: (plain[name], turned_back(name)) for name in (*LOGITS, *VALUES) if plain[name] is not None}
     mean = {name: sum(pair) / 2 for name, pair in views.items() if name in VALUES}
     for name in LOGITS:
         probability = sum(logits.float().sigmoid() for logits in views[name]) / 2
@@ -49,43 +55,71 @@ def both_views(
     disagreement = (binary_entropy(mean["mean_probability"]) - own).clamp(min=0)
     for name in ("predictive_entropy", "mutual_information"):
         mean[name] = (mean[name] + disagreement).clamp(max=1)
-    mean["suspicious_region"] = plain.suspicious_region | turned_back(other.suspicious_region)
+    mean["suspicious_region"] = plain.suspicious_region | turned_back("suspicious_region")
     threshold = model.config.presence_threshold if presence_threshold is None else presence_threshold
     return withheld(SFRecSamOutput(**{**plain, **mean}), threshold)
 
 
-def mirrored(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def mirror_lines(inputs: Mapping[str, Tensor], stride: int) -> Tensor:
     """
-    The inputs of the mirror image. Its padding lies on the other side, of which `pixel_mask` tells.
+    Where each image ends, so that it is mirrored without its padding.
+
+    With the padding on the left, as training hardly ever shows it, Dice of the bundled checkpoint was 0.011 lower on
+    every third validation image of BUS-BRA.
 
     Args:
         inputs (`Mapping[str, torch.Tensor]`): As for [`SFRecSamModel.forward`], with `pixel_values`.
+        stride (`int`): Input pixels per mask pixel, to which the ends are rounded up.
+
+    Returns:
+        `torch.Tensor` of shape `(batch,)`: Columns up to which an image is mirrored.
+    """
+    valid = valid_region(inputs["pixel_values"], inputs.get("reshaped_input_sizes"), inputs.get("pixel_mask"))
+    if "input_masks" in inputs:
+        stride = max(stride, valid.shape[-1] // inputs["input_masks"].shape[-1])
+    columns = valid[:, 0].any(dim=1)
+    ends = columns.shape[1] - columns.flip(1).int().argmax(dim=1)
+    return (ends + stride - 1) // stride * stride
+
+
+def mirrored(maps: Tensor, ends: Tensor, side: int) -> Tensor:
+    """
+    Maps mirrored up to where their image ends.
+
+    Args:
+        maps (`torch.Tensor` of shape `(batch, ..., width)`): At any stride that the ends are a multiple of.
+        ends (`torch.Tensor` of shape `(batch,)`): From [`mirror_lines`].
+        side (`int`): Width of the model's input in pixels.
+    """
+    width = maps.shape[-1]
+    columns = (ends[:, None] * width // side - 1 - torch.arange(width, device=maps.device)) % width
+    return maps.gather(-1, columns.view(-1, *[1] * (maps.ndim - 2), width).expand_as(maps))
+
+
+def mirrored_inputs(inputs: Mapping[str, Tensor], ends: Tensor) -> dict[str, Tensor]:
+    """
+    The inputs of the mirror image.
+
+    Args:
+        inputs (`Mapping[str, torch.Tensor]`): As for [`SFRecSamModel.forward`], with `pixel_values`.
+        ends (`torch.Tensor` of shape `(batch,)`): From [`mirror_lines`].
     """
     pixels = inputs["pixel_values"]
-    side = pixels.shape[-1]
-    valid = valid_region(pixels, inputs.get("reshaped_input_sizes"), inputs.get("pixel_mask"))
-    turned = {**inputs, "pixel_values": pixels.flip(-1), "pixel_mask": valid[:, 0].flip(-1)}
-    turned.pop("reshaped_input_sizes", None)
-    if "input_masks" in inputs:
-        turned["input_masks"] = inputs["input_masks"].flip(-1)
+    valid = valid_region(pixels, inputs.get("reshaped_input_sizes"), inputs.get("pixel_mask"))[:, 0]
+    turned = {name: value for name, value in inputs.items() if name != "reshaped_input_sizes"}
+    turned["pixel_mask"] = valid
+    for name in ("pixel_values", "pixel_mask", "input_masks"):
+        if name in turned:
+            turned[name] = mirrored(turned[name], ends, pixels.shape[-1])
+    ends = ends[:, None].to(pixels.dtype)
     if "input_points" in inputs:
         x, y = inputs["input_points"].unbind(-1)
-        turned["input_points"] = torch.stack([_across(x, side), y], dim=-1)
+        turned["input_points"] = torch.stack([_across(x, ends[..., None]), y], dim=-1)
     if "input_boxes" in inputs:
         left, top, right, bottom = inputs["input_boxes"].unbind(-1)
-        turned["input_boxes"] = torch.stack([_across(right, side), top, _across(left, side), bottom], dim=-1)
+        turned["input_boxes"] = torch.stack([_across(right, ends), top, _across(left, ends), bottom], dim=-1)
     return turned
 
 
-def _across(x: Tensor, side: int) -> Tensor:
-    return torch.where(x == ABSENT, x, side - x)
-
-
-def turned_back(value: Tensor) -> Tensor:
-    """
-    What the mirror image gave, in the frame of the image; scores have no width and stay as they are.
-
-    Args:
-        value (`torch.Tensor` of shape `(batch, ...)`): A map if it has four axes or more.
-    """
-    return value.flip(-1) if value.ndim > 3 else value
+def _across(x: Tensor, ends: Tensor) -> Tensor:
+    return torch.where(x == ABSENT, x, ends - x)
