@@ -39,9 +39,11 @@ def both_views(
         options: Passed to [`SFRecSamModel.forward`].
     """
     side = inputs["pixel_values"].shape[-1]
-    ends = mirror_lines(inputs, model.config.mask_stride)
+    valid = valid_region(inputs["pixel_values"], inputs.get("reshaped_input_sizes"), inputs.get("pixel_mask"))[:, 0]
+    prompt_stride = side // inputs["input_masks"].shape[-1] if "input_masks" in inputs else 1
+    ends = mirror_lines(valid, max(model.config.mask_stride, prompt_stride))
     plain = model(**inputs, **options, presence_threshold=0.0)
-    other = model(**mirrored_inputs(inputs, ends), **options, presence_threshold=0.0)
+    other = model(**mirrored_inputs(inputs, valid, ends), **options, presence_threshold=0.0)
 
     def turned_back(name: str) -> Tensor:
         return mirrored(other[name], ends, side) if other[name].ndim > 3 else other[name]  # scores have no width
@@ -60,7 +62,7 @@ def both_views(
     return withheld(SFRecSamOutput(**{**plain, **mean}), threshold)
 
 
-def mirror_lines(inputs: Mapping[str, Tensor], stride: int) -> Tensor:
+def mirror_lines(valid: Tensor, stride: int) -> Tensor:
     """
     Where each image ends, so that it is mirrored without its padding.
 
@@ -68,16 +70,13 @@ def mirror_lines(inputs: Mapping[str, Tensor], stride: int) -> Tensor:
     every third validation image of BUS-BRA.
 
     Args:
-        inputs (`Mapping[str, torch.Tensor]`): As for [`SFRecSamModel.forward`], with `pixel_values`.
+        valid (`torch.Tensor` of shape `(batch, height, width)`): True on the image, False on its padding.
         stride (`int`): Input pixels per mask pixel, to which the ends are rounded up.
 
     Returns:
         `torch.Tensor` of shape `(batch,)`: Columns up to which an image is mirrored.
     """
-    valid = valid_region(inputs["pixel_values"], inputs.get("reshaped_input_sizes"), inputs.get("pixel_mask"))
-    if "input_masks" in inputs:
-        stride = max(stride, valid.shape[-1] // inputs["input_masks"].shape[-1])
-    columns = valid[:, 0].any(dim=1)
+    columns = valid.any(dim=1)
     ends = columns.shape[1] - columns.flip(1).int().argmax(dim=1)
     return (ends + stride - 1) // stride * stride
 
@@ -96,16 +95,16 @@ def mirrored(maps: Tensor, ends: Tensor, side: int) -> Tensor:
     return maps.gather(-1, columns.view(-1, *[1] * (maps.ndim - 2), width).expand_as(maps))
 
 
-def mirrored_inputs(inputs: Mapping[str, Tensor], ends: Tensor) -> dict[str, Tensor]:
+def mirrored_inputs(inputs: Mapping[str, Tensor], valid: Tensor, ends: Tensor) -> dict[str, Tensor]:
     """
     The inputs of the mirror image.
 
     Args:
         inputs (`Mapping[str, torch.Tensor]`): As for [`SFRecSamModel.forward`], with `pixel_values`.
+        valid (`torch.Tensor` of shape `(batch, height, width)`): True on the image, False on its padding.
         ends (`torch.Tensor` of shape `(batch,)`): From [`mirror_lines`].
     """
     pixels = inputs["pixel_values"]
-    valid = valid_region(pixels, inputs.get("reshaped_input_sizes"), inputs.get("pixel_mask"))[:, 0]
     turned = {name: value for name, value in inputs.items() if name != "reshaped_input_sizes"}
     turned["pixel_mask"] = valid
     for name in ("pixel_values", "pixel_mask", "input_masks"):
