@@ -22,6 +22,7 @@ from transformers import get_scheduler
 
 from .calibration import calibrate, calibrate_correction
 from .image_processing_sfrecsam import SFRecSamImageProcessorPil
+from .kernel_means import keep_kernel_means
 from .modeling_sfrecsam import SFRecSamModel
 from .processing_sfrecsam import SFRecSamProcessor
 from .splits import load_splits
@@ -151,6 +152,7 @@ class TrainingRun:
         steps_per_epoch = self.batches.batches // (config.accumulation * accelerator.num_processes)
         rate = config.learning_rate if progress.stage == 1 else config.correction_learning_rate
         optimizer = decayed_adamw(self.model, rate, config.weight_decay)
+        keep_kernel_means(optimizer, self.model)
         warmup = round(config.warmup * epochs * steps_per_epoch)
         scheduler = get_scheduler("cosine", optimizer, warmup, epochs * steps_per_epoch)
         loader = DataLoader(

@@ -20,7 +20,7 @@ from transformers.utils.output_capturing import capture_outputs
 from .attention import SFRecSamVisionAttention
 from .configuration_sfrecsam import SFRecSamConfig, SFRecSamVisionConfig
 from .frequency_fusion import CrossBranchAttention, FrequencyFilter
-from .zero_init import ReluConv2d, ZeroConv2d, ZeroLinear
+from .zero_init import ReluConv2d, ZeroConv2d, ZeroLinear, kernel_means
 
 
 class SFRecSamPatchEmbeddings(SamPatchEmbeddings):
@@ -104,6 +104,7 @@ class SFRecSamPreTrainedModel(SamPreTrainedModel):
             init.zeros_(module.bias)
         elif isinstance(module, ReluConv2d):
             init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            init.copy_(module.weight, module.weight - kernel_means(module))
         elif isinstance(module, FrequencyFilter):
             init.zeros_(module.curve)
 

@@ -4,7 +4,7 @@ Their type tells `_init_weights` what to do: transformers builds a model on the 
 by layer, so zeros written in a constructor, or by the module around the layer, would be lost.
 """
 
-from torch import nn
+from torch import Tensor, nn
 
 
 class ZeroLinear(nn.Linear):
@@ -16,7 +16,15 @@ class ZeroConv2d(nn.Conv2d):
 
 
 class ReluConv2d(nn.Conv2d):
-    """A convolution without bias that is followed by a ReLU and starts with He's variance (He et al., ICCV 2015)."""
+    """
+    A convolution without bias that is followed by a ReLU; its kernels start with He's variance (He et al., ICCV 2015)
+    and a mean of zero.
+    """
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, padding: int = 0):
         super().__init__(in_channels, out_channels, kernel_size, stride, padding, bias=False)
+
+
+def kernel_means(layer: ReluConv2d) -> Tensor:
+    """The mean of each output channel's kernel, of shape `(out_channels, 1, 1, 1)`."""
+    return layer.weight.detach().mean((1, 2, 3), keepdim=True)
