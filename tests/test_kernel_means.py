@@ -4,11 +4,11 @@ import torch
 from conftest import tiny_config
 
 from sfrecsam_hf import SFRecSamModel, TrainingConfig, train
-from sfrecsam_hf.zero_init import ReluConv2d, kernel_means
+from sfrecsam_hf.zero_init import ReluConv2d
 
 
 def means(model: SFRecSamModel) -> dict[str, torch.Tensor]:
-    return {name: kernel_means(layer) for name, layer in model.named_modules() if isinstance(layer, ReluConv2d)}
+    return {name: layer.kernel_means() for name, layer in model.named_modules() if isinstance(layer, ReluConv2d)}
 
 
 def test_kernels_begin_with_a_mean_of_zero():
@@ -43,5 +43,5 @@ def test_training_keeps_the_means_of_a_checkpoint(busi_folder, tiny_checkpoint, 
     before, after = SFRecSamModel.from_pretrained(tiny_checkpoint), SFRecSamModel.from_pretrained(best)
     trained = dict(after.named_modules())
     for name, mean in means(before).items():
-        torch.testing.assert_close(kernel_means(trained[name]), mean, rtol=0, atol=1e-5, msg=name)
+        torch.testing.assert_close(trained[name].kernel_means(), mean, rtol=0, atol=1e-5, msg=name)
         assert (trained[name].weight - before.get_submodule(name).weight).abs().max() > 1e-3, name

@@ -6,12 +6,12 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from .zero_init import ReluConv2d, kernel_means
+from .zero_init import ReluConv2d
 
 
 def keep_kernel_means(optimizer: Optimizer, model: nn.Module) -> None:
     """
-    From now on, each step of the optimizer leaves the mean of every kernel of a [`ReluConv2d`] as it was.
+    From now on, each step of the optimizer leaves every kernel of a [`ReluConv2d`] that trains with the mean it had.
 
     What comes out of a ReLU is never negative, so a kernel whose mean is not zero lifts a whole channel. BatchNorm
     takes that away, GroupNorm does not. Weight standardisation (Qiao et al., 2019) keeps the mean at zero as well, but
@@ -21,16 +21,17 @@ def keep_kernel_means(optimizer: Optimizer, model: nn.Module) -> None:
         optimizer (`torch.optim.Optimizer`): Of the model's weights.
         model (`torch.nn.Module`): Whose kernels keep their mean; the mean itself may be any.
     """
-    layers = [module for module in model.modules() if isinstance(module, ReluConv2d)]
+    branch = [module for module in model.modules() if isinstance(module, ReluConv2d)]
+    layers = [layer for layer in branch if layer.weight.requires_grad]
     means: list[torch.Tensor] = []
 
     def remember(*_: Any) -> None:
-        means[:] = [kernel_means(layer) for layer in layers]
+        means[:] = [layer.kernel_means() for layer in layers]
 
     @torch.no_grad()
     def restore(*_: Any) -> None:
         for layer, mean in zip(layers, means, strict=True):
-            layer.weight += mean - kernel_means(layer)
+            layer.weight += mean - layer.kernel_means()
 
     optimizer.register_step_pre_hook(remember)
     optimizer.register_step_post_hook(restore)

@@ -20,7 +20,7 @@ from transformers.utils.output_capturing import capture_outputs
 from .attention import SFRecSamVisionAttention
 from .configuration_sfrecsam import SFRecSamConfig, SFRecSamVisionConfig
 from .frequency_fusion import CrossBranchAttention, FrequencyFilter
-from .zero_init import ReluConv2d, ZeroConv2d, ZeroLinear, kernel_means
+from .zero_init import ReluConv2d, ZeroConv2d, ZeroLinear
 
 
 class SFRecSamPatchEmbeddings(SamPatchEmbeddings):
@@ -104,7 +104,7 @@ class SFRecSamPreTrainedModel(SamPreTrainedModel):
             init.zeros_(module.bias)
         elif isinstance(module, ReluConv2d):
             init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-            init.copy_(module.weight, module.weight - kernel_means(module))
+            init.copy_(module.weight, module.weight - module.kernel_means())
         elif isinstance(module, FrequencyFilter):
             init.zeros_(module.curve)
 

@@ -24,7 +24,6 @@ class ReluConv2d(nn.Conv2d):
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, padding: int = 0):
         super().__init__(in_channels, out_channels, kernel_size, stride, padding, bias=False)
 
-
-def kernel_means(layer: ReluConv2d) -> Tensor:
-    """The mean of each output channel's kernel, of shape `(out_channels, 1, 1, 1)`."""
-    return layer.weight.detach().mean((1, 2, 3), keepdim=True)
+    def kernel_means(self) -> Tensor:
+        """The mean of each output channel's kernel, of shape `(out_channels, 1, 1, 1)`."""
+        return self.weight.detach().mean((1, 2, 3), keepdim=True)
