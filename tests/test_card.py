@@ -232,15 +232,23 @@ def test_every_section_and_picture_is_there(folder, card):
     assert str(folder.parent) not in card
 
 
-def test_the_worst_pictures_are_told_in_their_order(folder, card):
+@pytest.mark.parametrize("pictured", [True, False])
+def test_the_worst_images_are_told_in_their_order(folder, tmp_path, pictured):
+    copy = tmp_path / "model"
+    shutil.copytree(folder, copy)
+    if not pictured:
+        (copy / "worst.png").unlink()
+    shutil.rmtree(copy / "samples")
+    write_card(copy)
+    failures = section((copy / "README.md").read_text(), "Known failures")
     rows = [row for row in results_of(folder)["per_image"] if row["column"] == "auto" and row["lesion"]]
     worst = sorted(rows, key=lambda row: row["final"]["dice"])[:12]
-    told = re.findall(
-        r"^\| (\S+ \(\d+\).png) \| (\w+), (\w+), ([\d.]+) %", section(card, "Known failures"), re.MULTILINE
-    )
+    told = re.findall(r"^\| (\S+ \(\d+\).png) \| (\w+), (\w+), ([\d.]+) %", failures, re.MULTILINE)
     assert [name for name, *_ in told] == [row["name"] for row in worst]
     assert [label for _, label, *_ in told] == [row["label"] for row in worst]
     assert [area for *_, area in told] == [f"{100 * row['lesion_area']:.1f}" for row in worst]
+    assert ("without their pictures" in failures) is not pictured
+    assert ("in yellow" in failures) is pictured
 
 
 def test_trainings_that_followed_each_other_are_added_up(folder, tmp_path):

@@ -110,7 +110,7 @@ class Evaluation:
         }
 
     def worst_table(self) -> str:
-        """One line for each picture of `worst.png`: what went wrong, said from what was measured."""
+        """One line for each of the worst images, as in `worst.png`: what went wrong, said from what was measured."""
         lines = ["| image | lesion, its share | presence | Dice | what went wrong |", "|---|---|---|---|---|"]
         sizes = {row["name"]: size for size, rows in by_size(self.lesions).items() for row in rows}
         for row in worst_images(self.results).values():
