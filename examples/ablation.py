@@ -2,11 +2,13 @@
 
     python examples/ablation.py --train BUSI BUS-BRA --validation BUSI BUS-BRA --output runs/ablation
     python examples/ablation.py --train BUSI --validation BUSI --output runs/ablation --seeds 0 1 2 3 4 --epochs 40
+    python examples/ablation.py --train BUSI --validation BUSI --output runs/pair --networks --fusions none spatial
 
 Three trainings for each seed (no fusion, spatial, spatial-frequency) and one for each U-Net, from scratch, on the same
 images for as many epochs; the last of ours also trains its correctors, which are then switched on one by one. Whatever
 is finished in the output folder is not done again. Writes `ablation.json` and `ablation.md`: means over seeds, and the
-difference to the row before, paired by image, with bootstrap 95 % intervals.
+difference to the row before, paired by image, with bootstrap 95 % intervals. `--fusions` and
+`--networks` leave rows out.
 """
 
 import argparse
@@ -34,7 +36,9 @@ BEFORE = {
 }
 
 
-def rows_of_seed(settings: dict[str, Any], output: Path, seed: int) -> dict[str, list[dict[str, Any]]]:
+def rows_of_seed(
+    settings: dict[str, Any], output: Path, seed: int, fusions: list[str], networks: list[str]
+) -> dict[str, list[dict[str, Any]]]:
     """
     The metrics of every validation lesion in every row, for one seed.
 
@@ -42,9 +46,13 @@ def rows_of_seed(settings: dict[str, Any], output: Path, seed: int) -> dict[str,
         settings (`dict`): Fields of [`TrainingConfig`].
         output (`Path`): Folder of all runs.
         seed (`int`): Of weights, order and augmentation.
+        fusions (`list[str]`): Fusions to train.
+        networks (`list[str]`): U-Nets to train beside them.
     """
     rows: dict[str, list[dict[str, Any]]] = {}
     for row, fusion in FUSIONS.items():
+        if fusion not in fusions:
+            continue
         last = fusion == "spatial-frequency"
         folder = output / f"{fusion}-{seed}"
         found = finished(folder / "rows.json")
@@ -62,7 +70,7 @@ def rows_of_seed(settings: dict[str, Any], output: Path, seed: int) -> dict[str,
             found = {name: ours(best, validation, correctors) for name, correctors in switched.items()}
             (folder / "rows.json").write_text(json.dumps(found))
         rows |= found
-    for name in NETWORKS:
+    for name in networks:
         folder = output / f"{name.split()[-1].lower()}-{seed}"
         found = finished(folder / "rows.json")
         if found is None:
@@ -100,7 +108,7 @@ def summary(seeds: list[dict[str, list[dict[str, Any]]]]) -> list[dict[str, Any]
         for index, metric in enumerate(METRICS):
             line[metric] = float(images[:, index].mean())
             line[f"{metric}_over_seeds"] = float(values[:, :, index].mean(axis=1).std(ddof=len(seeds) > 1))
-        if row in BEFORE:
+        if BEFORE.get(row) in tables:
             before = tables[BEFORE[row]].mean(axis=0)
             line |= {"against": BEFORE[row], **difference(images[:, 0], before[:, 0])}
         lines.append(line)
@@ -145,12 +153,18 @@ def main() -> None:
     parser.add_argument("--correction-epochs", type=int, default=3, help="(%(default)s)")
     parser.add_argument("--image-size", type=int, default=128, help="side of the input (%(default)s)")
     parser.add_argument("--batch-size", type=int, default=16, help="(%(default)s)")
+    parser.add_argument("--augmentation", type=float, default=1.0, help="strength (%(default)s)")
     parser.add_argument("--transplant-share", type=float, default=0.3, help="of prompted images (%(default)s)")
+    parser.add_argument("--echo-share", type=float, default=0.0, help="images with another echo (%(default)s)")
+    every = list(FUSIONS.values())
+    parser.add_argument("--fusions", nargs="+", choices=every, default=every, help="ours (all)")
+    parser.add_argument("--networks", nargs="*", choices=NETWORKS, default=list(NETWORKS), help="U-Nets (all)")
     options = vars(parser.parse_args())
     output, seeds = Path(options.pop("output")), options.pop("seeds")
+    fusions, networks = options.pop("fusions"), options.pop("networks")
     done = []
     for seed in seeds:
-        done.append(rows_of_seed(options, output, seed))
+        done.append(rows_of_seed(options, output, seed, fusions, networks))
         lines = summary(done)
         (output / "ablation.json").write_text(json.dumps({"settings": named(options), "rows": lines}, indent=1) + "\n")
         (output / "ablation.md").write_text(markdown(lines, options))

@@ -53,6 +53,16 @@ def test_the_ablation_has_every_row_and_goes_on_where_it_was(run):
             assert line["low"] <= line["difference"] <= line["high"]
 
 
+def test_rows_of_the_ablation_can_be_left_out(run):
+    run(commands("ablation.py")[2], *SMALL, "--seeds", "0")
+    rows = json.loads(Path("runs/pair/ablation.json").read_text())["rows"]
+    assert [line["row"] for line in rows] == ["SAM alone", "+ spatial fusion"]
+    run(commands("ablation.py")[2], *SMALL, "--seeds", "0", "--fusions", "spatial")
+    (line,) = json.loads(Path("runs/pair/ablation.json").read_text())["rows"]
+    assert line == {name: rows[1][name] for name in line}
+    assert "against" not in line
+
+
 def test_the_unets_are_measured_on_every_validation_image(run):
     printed = run(commands("unet_baseline.py")[0], *SMALL)
     results = json.loads(Path("runs/unet/results.json").read_text())
