@@ -7,8 +7,8 @@
 Three trainings for each seed (no fusion, spatial, spatial-frequency) and one for each U-Net, from scratch, on the same
 images for as many epochs; the last of ours also trains its correctors, which are then switched on one by one. Whatever
 is finished in the output folder is not done again. Writes `ablation.json` and `ablation.md`: means over seeds, and the
-difference to the row before, paired by image, with bootstrap 95 % intervals. `--fusions` and
-`--networks` leave rows out.
+difference to the row before, paired by image, with bootstrap 95 % intervals. `--fusions`,
+`--networks` and `--correction-epochs 0` leave rows out.
 """
 
 import argparse
@@ -66,7 +66,7 @@ def rows_of_seed(
             )
             best = train(config, resume=(folder / "latest").is_file())
             validation = concatenate_datasets(load_splits(config.validation, "val", config.splits, seed))
-            switched = {row: (), **(CORRECTORS if last else {})}
+            switched = {row: (), **(CORRECTORS if config.correction_epochs else {})}
             found = {name: ours(best, validation, correctors) for name, correctors in switched.items()}
             (folder / "rows.json").write_text(json.dumps(found))
         rows |= found

@@ -61,6 +61,10 @@ def test_rows_of_the_ablation_can_be_left_out(run):
     (line,) = json.loads(Path("runs/pair/ablation.json").read_text())["rows"]
     assert line == {name: rows[1][name] for name in line}
     assert "against" not in line
+    base = ["--correction-epochs", "0", "--fusions", "spatial-frequency"]
+    run(commands("ablation.py")[2], *SMALL, "--seeds", "0", *base)
+    (line,) = json.loads(Path("runs/pair/ablation.json").read_text())["rows"]
+    assert line["row"] == "+ spatial-frequency fusion", "correctors that were not trained have no rows"
 
 
 def test_the_unets_are_measured_on_every_validation_image(run):
