@@ -136,6 +136,20 @@ def test_the_mirrored_view_is_compared_on_every_lesion_of_every_folder(run, tiny
     assert any(row["difference"] for row in rows), "another view is another answer"
 
 
+def test_each_corrector_is_compared_with_the_initial_mask(run, tiny_checkpoint):
+    printed = run(commands("correctors.py")[0], "--model", str(tiny_checkpoint))
+    found = json.loads(Path("runs/correctors/correctors.json").read_text())
+    assert list(found) == ["BUSI", "BUS-BRA"]
+    for data, rows in found.items():
+        initial, positive, negative, both = rows
+        assert initial["images"] == sum(np.asarray(mask).any() for mask in load_split(data, "val")["mask"])
+        for row in rows:
+            assert f"| {row['row']} | {row['dice']['mean']:.3f} |" in printed
+            assert row["dice"]["difference"] == pytest.approx(row["dice"]["mean"] - initial["dice"]["mean"])
+        assert positive["recall"]["difference"] <= 0 <= negative["recall"]["difference"]
+        assert both["dice"]["difference"], "the correctors of this model change the mask"
+
+
 def test_the_filter_responses_are_drawn(run, tiny_checkpoint):
     bundled, own = commands("filter_response.py")
     assert run(bundled).count("mean distance from 1 is 0.0") == 3
