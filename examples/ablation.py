@@ -7,8 +7,8 @@
 Three trainings for each seed (no fusion, spatial, spatial-frequency) and one for each U-Net, from scratch, on the same
 images for as many epochs; the last of ours also trains its correctors, which are then switched on one by one. Whatever
 is finished in the output folder is not done again. Writes `ablation.json` and `ablation.md`: means over seeds, and the
-difference to the row before, paired by image, with bootstrap 95 % intervals. `--fusions`,
-`--networks` and `--correction-epochs 0` leave rows out.
+difference to the row before, paired by image, with bootstrap 95 % intervals. `--fusions`, `--networks` and
+`--correction-epochs 0` leave rows out.
 """
 
 import argparse
@@ -53,21 +53,20 @@ def rows_of_seed(
     for row, fusion in FUSIONS.items():
         if fusion not in fusions:
             continue
-        last = fusion == "spatial-frequency"
         folder = output / f"{fusion}-{seed}"
         found = finished(folder / "rows.json")
         if found is None:
             config = TrainingConfig(
-                **settings | ({} if last else {"correction_epochs": 0}),
+                **settings | ({} if fusion == "spatial-frequency" else {"correction_epochs": 0}),
                 output=str(folder),
                 overrides={"fusion": fusion},
                 tracker=None,
                 seed=seed,
             )
-            best = train(config, resume=(folder / "latest").is_file())
+            trained = load_checkpoint(train(config, resume=(folder / "latest").is_file()))
             validation = concatenate_datasets(load_splits(config.validation, "val", config.splits, seed))
             switched = {row: (), **(CORRECTORS if config.correction_epochs else {})}
-            found = {name: ours(best, validation, correctors) for name, correctors in switched.items()}
+            found = {name: ours(*trained, validation, correctors) for name, correctors in switched.items()}
             (folder / "rows.json").write_text(json.dumps(found))
         rows |= found
     for name in networks:
@@ -86,9 +85,8 @@ def finished(path: Path) -> dict[str, list[dict[str, Any]]] | None:
     return json.loads(path.read_text()) if path.is_file() else None
 
 
-def ours(checkpoint: Path, validation: Any, correctors: tuple[str, ...]) -> list[dict[str, Any]]:
+def ours(model: Any, processor: Any, validation: Any, correctors: tuple[str, ...]) -> list[dict[str, Any]]:
     """The metrics of the final mask of every lesion, prompted automatically."""
-    model, processor = load_checkpoint(checkpoint)
     results, _ = evaluate(
         model, processor, validation, ["auto"], quiet=True, correctors=correctors, presence_threshold=0.0
     )

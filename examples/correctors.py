@@ -14,24 +14,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from ablation import CORRECTORS, METRICS, ours
 from unet_baseline import difference, signed
 
 from sfrecsam_hf.checkpoints import load_checkpoint
-from sfrecsam_hf.evaluation import evaluate
 from sfrecsam_hf.splits import load_split
 
-METRICS = ("dice", "precision", "recall")
-ROWS = {"initial mask": (), "+ FP corrector": ("fp",), "+ FN corrector": ("fn",), "+ both": ("fp", "fn")}
+ROWS = {"initial mask": (), **CORRECTORS}
 
 
 def measured(model: Any, processor: Any, dataset: Any) -> list[dict[str, Any]]:
     """The rows of one data set: means over its lesions, prompted automatically, and differences to the first row."""
     tables = {}
     for row, correctors in ROWS.items():
-        results, _ = evaluate(
-            model, processor, dataset, ["auto"], quiet=True, correctors=correctors, presence_threshold=0.0
-        )
-        images = [found["final"] for found in results["per_image"] if found["lesion"]]
+        images = ours(model, processor, dataset, correctors)
         tables[row] = {metric: np.array([image[metric] for image in images]) for metric in METRICS}
     before = tables["initial mask"]
     return [
