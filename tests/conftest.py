@@ -58,7 +58,7 @@ def randomised(model: torch.nn.Module, seed: int = 6) -> torch.nn.Module:
             if parameter.ndim > 1:
                 parameter.copy_(noise / parameter[0].numel() ** 0.5)
             else:
-                parameter.copy_(0.1 * noise + (1.0 if "norm" in name and name.endswith("weight") else 0.0))
+                parameter.copy_(0.1 * noise + (1.0 if name.endswith("weight") else 0.0))
     return model.eval()
 
 

@@ -4,9 +4,40 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .frequency_fusion import ConvBlock
+from .frequency_fusion import ConvBlock, groups_of
 from .maps_on_cpu import stacked
-from .zero_init import ZeroConv2d
+from .zero_init import ReluConv2d, ZeroConv2d
+
+
+class SkipGate(nn.Module):
+    r"""
+    Attention gate on a skip connection (Oktay et al., Attention U-Net, 2018); starts as the identity.
+
+    Every position of the skipped features is weighed by what the coarser level has made of that place. Speckle and
+    shadow far from any lesion no longer reach the mask, and the same training generalises better.
+
+    Args:
+        channels (`int`): Channels of both feature maps.
+    """
+
+    def __init__(self, channels: int):
+        super().__init__()
+        hidden = max(channels // 2, 1)
+        self.mix = ReluConv2d(2 * channels, hidden, kernel_size=1)
+        self.norm = nn.GroupNorm(groups_of(hidden), hidden)
+        self.factor = ZeroConv2d(hidden, 1, 1)
+
+    def forward(self, coarser: Tensor, skipped: Tensor) -> Tensor:
+        """
+        Args:
+            coarser (`torch.Tensor` of shape `(batch, channels, height, width)`): The coarser level, enlarged.
+            skipped (`torch.Tensor` of shape `(batch, channels, height, width)`): Of the pyramid.
+
+        Returns:
+            `torch.Tensor` of the same shape: the skipped features, each position times a factor between 0 and 2.
+        """
+        mixed = F.relu(self.norm(self.mix(stacked(coarser, skipped))))
+        return skipped * (1 + torch.tanh(self.factor(mixed)))
 
 
 class CoarseMaskHead(nn.Module):
@@ -38,9 +69,12 @@ class CoarseMaskHead(nn.Module):
             nn.Linear(widths[-1], 1),
         )
         self.narrow = nn.ModuleList()
+        self.gates = nn.ModuleList()
         self.climb = nn.ModuleList()
         for coarse, fine in zip(widths[:0:-1], widths[-2::-1], strict=True):
             self.narrow.append(nn.Conv2d(coarse, fine, 1, bias=False))
+            if skips:
+                self.gates.append(SkipGate(fine))
             self.climb.append(ConvBlock(2 * fine if skips else fine, fine))
         self.classify = nn.Conv2d(widths[0], 1, 1)
 
@@ -61,7 +95,9 @@ class CoarseMaskHead(nn.Module):
         presence = self.presence(pooled).squeeze(-1)
         for step, (narrow, climb) in enumerate(zip(self.narrow, self.climb, strict=True)):
             features = F.interpolate(narrow(features), scale_factor=2, mode="bilinear", align_corners=False)
-            features = climb(stacked(features, pyramid[-2 - step]) if self.skips else features)
+            if self.skips:
+                features = stacked(features, self.gates[step](features, pyramid[-2 - step]))
+            features = climb(features)
         return features, self.classify(features), presence
 
 

@@ -109,7 +109,7 @@ class ConvBlock(nn.Module):
 
     def __init__(self, in_channels: int, channels: int, stride: int = 1):
         super().__init__()
-        groups = _groups(channels)
+        groups = groups_of(channels)
         self.conv1 = ReluConv2d(in_channels, channels, 3, stride, padding=1)
         self.norm1 = nn.GroupNorm(groups, channels)
         self.conv2 = ReluConv2d(channels, channels, 3, padding=1)
@@ -123,7 +123,8 @@ class ConvBlock(nn.Module):
         return F.relu(self.norm2(self.conv2(hidden)) + self.shortcut(features))
 
 
-def _groups(channels: int) -> int:
+def groups_of(channels: int) -> int:
+    """Groups of a [`~torch.nn.GroupNorm`] over so many channels: eight, or what divides them."""
     return next(groups for groups in (8, 4, 2, 1) if channels % groups == 0)
 
 
@@ -143,7 +144,7 @@ class SpatialFrequencyBranch(nn.Module):
         super().__init__()
         self.stem = nn.Sequential(
             ReluConv2d(2, channels[0], kernel_size=4, stride=2, padding=1),
-            nn.GroupNorm(_groups(channels[0]), channels[0]),
+            nn.GroupNorm(groups_of(channels[0]), channels[0]),
             nn.ReLU(),
             ConvBlock(channels[0], channels[0]),
         )
