@@ -1,8 +1,9 @@
-"""Thresholds come from validation lesions: presence keeps 95 % of them, suspicion separates errors best.
+"""Thresholds come from validation images: presence weighs lesions against normal scans, suspicion tells errors best.
 
 Once there are correctors, suspicion is what lets them help most, and never lets them harm.
 """
 
+from dataclasses import replace
 from itertools import islice
 
 import numpy as np
@@ -49,14 +50,36 @@ def test_suspicion_lies_between_right_and_wrong(calibrated):
     assert 0.2 < found["suspicion_threshold"] <= 0.7
 
 
+def with_normals(segmentations: list[Segmentation], lesions: Dataset, normals: int) -> Dataset:
+    """The same images, of which the last show nothing."""
+    blank = np.zeros((SIDE, SIDE), np.uint8)
+    masks = [*lesions["mask"][: len(segmentations) - normals], *[blank] * normals]
+    return Dataset.from_dict({"image": masks, "mask": masks}, lesions.features)
+
+
 def test_presence_keeps_95_percent_of_the_lesions(calibrated):
     scores = np.linspace(0.01, 1, 100).tolist()
-    segmentations, dataset = answers(0.7, 0.2, [*scores, 0.0])
-    normal = np.zeros((SIDE, SIDE), np.uint8)
-    masks = [*dataset["mask"][: len(scores)], normal]
-    dataset = Dataset.from_dict({"image": masks, "mask": masks}, dataset.features)
-    threshold = calibrated(segmentations, dataset)["presence_threshold"]
-    assert 95 <= sum(score >= threshold for score in scores) <= 96
+    segmentations, dataset = answers(0.7, 0.2, scores + [0.99] * 90)
+    threshold = calibrated(segmentations, with_normals(segmentations, dataset, 90))["presence_threshold"]
+    assert threshold < 0.06
+    segmentations, dataset = answers(0.7, 0.2, scores + [0.055] * 90)
+    threshold = calibrated(segmentations, with_normals(segmentations, dataset, 90))["presence_threshold"]
+    assert sum(score >= threshold for score in scores) == 95
+
+
+def test_a_lesion_loses_its_mask_only_where_normal_scans_gain_more(calibrated):
+    """Refusing a lesion costs its Dice of 2/3: not worth it for half of a normal scan, well worth it for one."""
+    lesions = [0.2, 0.4, *[0.9] * 40]
+    segmentations, dataset = answers(0.7, 0.2, [*lesions, 0.1, 0.3])
+    assert 0.3 < calibrated(segmentations, with_normals(segmentations, dataset, 2))["presence_threshold"] < 0.4
+    segmentations, dataset = answers(0.7, 0.2, [*lesions, 0.1, 0.15])
+    assert 0.15 < calibrated(segmentations, with_normals(segmentations, dataset, 2))["presence_threshold"] < 0.2
+
+
+def test_a_normal_scan_whose_mask_is_empty_anyway_costs_no_lesion(calibrated):
+    segmentations, dataset = answers(0.7, 0.2, [0.2, *[0.9] * 40, 0.1, 0.3])
+    segmentations[-1] = replace(segmentations[-1], initial_mask=np.zeros((SIDE, SIDE), dtype=bool))
+    assert 0.1 < calibrated(segmentations, with_normals(segmentations, dataset, 2))["presence_threshold"] < 0.2
 
 
 def test_presence_is_left_alone_without_a_normal_scan_to_spare(calibrated):
@@ -65,8 +88,7 @@ def test_presence_is_left_alone_without_a_normal_scan_to_spare(calibrated):
 
 def test_data_without_a_normal_scan_have_no_say_in_presence(calibrated):
     (first, lesions), (second, mixed) = answers(0.7, 0.2, [0.9] * 40), answers(0.7, 0.2, [0.3, 0.3, 0.1])
-    masks = [*mixed["mask"][:2], np.zeros((SIDE, SIDE), np.uint8)]
-    mixed = Dataset.from_dict({"image": masks, "mask": masks}, mixed.features)
+    mixed = with_normals(second, mixed, 1)
     assert 0 < calibrated([*first, *second], lesions, mixed)["presence_threshold"] < 0.3
 
 
@@ -102,6 +124,27 @@ def test_correctors_are_let_in_as_far_as_they_help(processor, wrong_at, low, hig
     dataset = Dataset.from_dict({"image": pictures, "mask": pictures}, Features({n: Image() for n in COLUMNS}))
     found = calibrate_correction(Answering(lesion, wrong_at), processor, dataset)["suspicion_threshold"]
     assert low <= found < high
+
+
+def test_what_correctors_cost_a_click_counts_too(processor):
+    """They turn an empty automatic mask into everything, a Dice of 0.4, and a clicked mask into its opposite."""
+    lesion = torch.zeros(IMAGE_SIZE, IMAGE_SIZE, dtype=torch.bool)
+    lesion[16:48, 8:40] = True
+
+    class Clicked(Answering):
+        def __call__(self, input_points: torch.Tensor, **inputs) -> dict[str, torch.Tensor]:
+            answer = super().__call__(**inputs)
+            right = torch.where(lesion, 5.0, -5.0)
+            given = (input_points >= 0).flatten(1).any(1).view(-1, 1, 1, 1, 1)
+            answer["initial_masks"] = torch.where(given, right, answer["initial_masks"])
+            answer["pred_masks"] = torch.where(given, -right, answer["pred_masks"])
+            return answer
+
+    pictures = [np.asarray(lesion, dtype=np.uint8) * 255] * 3
+    dataset = Dataset.from_dict({"image": pictures, "mask": pictures}, Features({n: Image() for n in COLUMNS}))
+    helpful = Clicked(lesion, 0.6)
+    assert calibrate_correction(helpful, processor, dataset)["suspicion_threshold"] < 0.6
+    assert calibrate_correction(helpful, processor, dataset, clicked=True)["suspicion_threshold"] >= 0.6
 
 
 def test_correctors_that_only_harm_are_kept_out(processor):

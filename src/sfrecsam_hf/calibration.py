@@ -9,6 +9,7 @@ from sklearn.metrics import roc_curve
 
 from .metrics import overlap
 from .modeling_sfrecsam import SFRecSamModel
+from .oracle_prompts import oracle_point
 from .segmentation import segment
 
 LESION_SENSITIVITY = 0.95
@@ -22,8 +23,9 @@ def calibrate(model: SFRecSamModel, processor: Any, *validation: Dataset) -> dic
     Finds `suspicion_threshold` and `presence_threshold` of a model whose correctors are untrained.
 
     Suspicious is what Youden's index separates best: entropy against the error of the initial mask, per pixel of the
-    lesion images. Presence is the highest threshold at which 95 % of the lesion images keep their mask. Data without a
-    normal scan have no say in it, since it could only empty the masks of their lesions; without any it is left out.
+    lesion images. Presence is where the mean Dice is best if a normal scan counts 1 with an empty mask and 0 with any
+    other, among the thresholds at which 95 % of the lesion images keep their mask. Data without a normal scan have no
+    say in it, since it could only empty the masks of their lesions; without any it is left out.
 
     Args:
         model ([`SFRecSamModel`]): In evaluation mode.
@@ -31,53 +33,68 @@ def calibrate(model: SFRecSamModel, processor: Any, *validation: Dataset) -> dic
         validation (`datasets.Dataset`): One or several, with the columns `image` and `mask`.
     """
     rng = np.random.default_rng(0)
-    presence, entropies, errors = [], [], []
+    decided, entropies, errors = [], [], []
     for dataset in validation:
-        present, normal = [], False
+        images, normal = [], False
         found = segment(model, processor, dataset["image"], presence_threshold=0.0, correctors=())
         for mask, segmentation in zip(dataset["mask"], found, strict=True):
             true = np.asarray(mask) > 0
+            images.append((segmentation.presence, true, segmentation.initial_mask))
             if not true.any():
                 normal = True
                 continue
-            present.append(segmentation.presence)
             chosen = rng.choice(true.size, min(PIXELS_PER_IMAGE, true.size), replace=False)
             entropies.append(segmentation.uncertainty.flat[chosen])
             errors.append((segmentation.initial_mask != true).flat[chosen])
-        presence += present * normal
+        decided += images * normal
     false_alarms, hits, entropy = roc_curve(np.concatenate(errors), np.concatenate(entropies))
     suspicion = entropy[1:][np.argmax((hits - false_alarms)[1:])]
     thresholds = {"suspicion_threshold": float(np.clip(suspicion, 0.01, 0.99))}
-    if presence:
-        # Half-way to the score below: on the score itself, rounding would decide what becomes of that image.
-        scores = np.sort([0.0, *presence])
-        lowest = np.searchsorted(scores, np.quantile(presence, 1 - LESION_SENSITIVITY, method="lower"))
-        thresholds["presence_threshold"] = float(scores[lowest - 1 : lowest + 1].mean())
+    if decided:
+        thresholds["presence_threshold"] = _presence_threshold(decided)
     return thresholds
+
+
+def _presence_threshold(decided: list[tuple[float, np.ndarray, np.ndarray]]) -> float:
+    """Half-way between the images that lose their mask and the others; of each presence, true and predicted mask."""
+    decided = sorted(decided, key=lambda image: image[0])
+    lesion = np.array([true.any() for _, true, _ in decided])
+    # What refusing an image gains: for a normal scan 1 if there was a mask, for a lesion the loss of its Dice.
+    gains = [-overlap(mask, true)["dice"] if true.any() else float(mask.any()) for _, true, mask in decided]
+    affordable = np.cumsum(lesion) <= (1 - LESION_SENSITIVITY) * lesion.sum()
+    refused = np.argmax([0.0, *np.where(affordable, np.cumsum(gains), -np.inf)])
+    # On a score itself, rounding would decide what becomes of that image.
+    return float(np.mean([0.0, *(score for score, _, _ in decided)][refused : refused + 2]))
 
 
 @torch.inference_mode()
 def calibrate_correction(
-    model: SFRecSamModel, processor: Any, validation: Dataset, mc_samples: int | None = None
+    model: SFRecSamModel, processor: Any, validation: Dataset, mc_samples: int | None = None, clicked: bool = False
 ) -> dict[str, float]:
     """
     Finds the `suspicion_threshold` at which the trained correctors help most.
 
     Tries every 0.05 bits for the best mean Dice of the corrected masks over the lesion images, at their original size.
-    At 1 bit nothing is suspicious, so that correction never makes these images worse on average.
+    At 1 bit nothing is suspicious, so that correction never makes these images worse on average. Correctors that help
+    an automatic mask may harm a clicked one, which is better to begin with: `clicked` weighs both alike.
 
     Args:
         model ([`SFRecSamModel`]): In evaluation mode, with trained correctors.
         processor ([`SFRecSamProcessor`]): Belonging to the model.
         validation (`datasets.Dataset`): With the columns `image` and `mask`.
         mc_samples (`int`, *optional*): Stochastic passes; the configuration's if not given.
+        clicked (`bool`): Ask for each mask a second time, with one click on the lesion.
     """
-    lesions = [row for row in validation.select_columns(["image", "mask"]) if np.asarray(row["mask"]).any()]
+    lesions = [(row["image"], np.asarray(row["mask"]) > 0) for row in validation.select_columns(["image", "mask"])]
+    lesions = [(image, true) for image, true in lesions if true.any()]
+    asked = [(image, true, None) for image, true in lesions]
+    if clicked:
+        asked += [(image, true, [oracle_point(true)]) for image, true in lesions]
     thresholds = np.linspace(0, 1, STEPS + 1)
     scores = []
-    for start in range(0, len(lesions), BATCH):
-        rows = lesions[start : start + BATCH]
-        inputs = processor([row["image"] for row in rows])
+    for start in range(0, len(asked), BATCH):
+        images, masks, points = zip(*asked[start : start + BATCH], strict=True)
+        inputs = processor(list(images), input_points=list(points))
         # Above no bit everything is suspicious: what a threshold would correct can be read off afterwards.
         outputs = model(
             **inputs.to(model.device), mc_samples=mc_samples, suspicion_threshold=0.0, presence_threshold=0.0
@@ -85,10 +102,9 @@ def calibrate_correction(
         initial, corrected, entropy = (
             outputs[name][:, 0, 0].float().cpu() for name in ("initial_masks", "pred_masks", "predictive_entropy")
         )
-        for index, row in enumerate(rows):
-            true = np.asarray(row["mask"]) > 0
+        for index, true in enumerate(masks):
             logits = [torch.where(entropy[index] > bits, corrected[index], initial[index]) for bits in thresholds]
-            masks = processor.image_processor.restore(torch.stack(logits), true.shape).numpy() > 0
-            scores.append([overlap(mask, true)["dice"] for mask in masks])
+            found = processor.image_processor.restore(torch.stack(logits), true.shape).numpy() > 0
+            scores.append([overlap(mask, true)["dice"] for mask in found])
     best = np.mean(scores, axis=0).argmax()
     return {"suspicion_threshold": float(thresholds[best])}
