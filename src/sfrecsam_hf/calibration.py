@@ -37,15 +37,17 @@ def calibrate(model: SFRecSamModel, processor: Any, *validation: Dataset) -> dic
     for dataset in validation:
         images, normal = [], False
         found = segment(model, processor, dataset["image"], presence_threshold=0.0, correctors=())
-        for mask, segmentation in zip(dataset["mask"], found, strict=True):
-            true = np.asarray(mask) > 0
-            images.append((segmentation.presence, true, segmentation.initial_mask))
+        for truth, segmentation in zip(dataset["mask"], found, strict=True):
+            true = np.asarray(truth) > 0
+            mask = segmentation.initial_mask
             if not true.any():
                 normal = True
+                images.append((segmentation.presence, False, float(mask.any())))
                 continue
+            images.append((segmentation.presence, True, -overlap(mask, true)["dice"]))
             chosen = rng.choice(true.size, min(PIXELS_PER_IMAGE, true.size), replace=False)
             entropies.append(segmentation.uncertainty.flat[chosen])
-            errors.append((segmentation.initial_mask != true).flat[chosen])
+            errors.append((mask != true).flat[chosen])
         decided += images * normal
     false_alarms, hits, entropy = roc_curve(np.concatenate(errors), np.concatenate(entropies))
     suspicion = entropy[1:][np.argmax((hits - false_alarms)[1:])]
@@ -55,16 +57,18 @@ def calibrate(model: SFRecSamModel, processor: Any, *validation: Dataset) -> dic
     return thresholds
 
 
-def _presence_threshold(decided: list[tuple[float, np.ndarray, np.ndarray]]) -> float:
-    """Half-way between the images that lose their mask and the others; of each presence, true and predicted mask."""
-    decided = sorted(decided, key=lambda image: image[0])
-    lesion = np.array([true.any() for _, true, _ in decided])
-    # What refusing an image gains: for a normal scan 1 if there was a mask, for a lesion the loss of its Dice.
-    gains = [-overlap(mask, true)["dice"] if true.any() else float(mask.any()) for _, true, mask in decided]
+def _presence_threshold(decided: list[tuple[float, bool, float]]) -> float:
+    """
+    Half-way between the images that are better refused and the others: on a score, rounding would decide.
+
+    Args:
+        decided (`list[tuple[float, bool, float]]`): Presence of each image, whether it shows a lesion, and what an
+            empty mask in place of the predicted one gains.
+    """
+    presence, lesion, gain = (np.array(column) for column in zip(*sorted(decided), strict=True))
     affordable = np.cumsum(lesion) <= (1 - LESION_SENSITIVITY) * lesion.sum()
-    refused = np.argmax([0.0, *np.where(affordable, np.cumsum(gains), -np.inf)])
-    # On a score itself, rounding would decide what becomes of that image.
-    return float(np.mean([0.0, *(score for score, _, _ in decided)][refused : refused + 2]))
+    refused = np.argmax([0.0, *np.where(affordable, np.cumsum(gain), -np.inf)])
+    return float(np.mean([0.0, *presence][refused : refused + 2]))
 
 
 @torch.inference_mode()

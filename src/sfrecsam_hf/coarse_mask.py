@@ -13,8 +13,8 @@ class SkipGate(nn.Module):
     r"""
     Attention gate on a skip connection (Oktay et al., Attention U-Net, 2018); starts as the identity.
 
-    Every position of the skipped features is weighed by what the coarser level has made of that place. Speckle and
-    shadow far from any lesion no longer reach the mask, and the same training generalises better.
+    Every position of the skipped features is weighed by what the coarser level has made of that place, so that speckle
+    and shadow elsewhere can be kept from the mask.
 
     Args:
         channels (`int`): Channels of both feature maps.
