@@ -68,12 +68,11 @@ def test_presence_keeps_95_percent_of_the_lesions(calibrated):
 
 
 def test_a_lesion_loses_its_mask_only_where_normal_scans_gain_more(calibrated):
-    """Refusing a lesion costs its Dice of 2/3: not worth it for half of a normal scan, well worth it for one."""
-    lesions = [0.2, 0.4, *[0.9] * 40]
-    segmentations, dataset = answers(0.7, 0.2, [*lesions, 0.1, 0.3])
-    assert 0.3 < calibrated(segmentations, with_normals(segmentations, dataset, 2))["presence_threshold"] < 0.4
-    segmentations, dataset = answers(0.7, 0.2, [*lesions, 0.1, 0.15])
-    assert 0.15 < calibrated(segmentations, with_normals(segmentations, dataset, 2))["presence_threshold"] < 0.2
+    """A refused lesion costs its Dice of 2/3: a normal scan is worth one of them, and not two."""
+    segmentations, dataset = answers(0.7, 0.2, [0.2, *[0.9] * 40, 0.1, 0.3])
+    assert 0.3 < calibrated(segmentations, with_normals(segmentations, dataset, 2))["presence_threshold"] < 0.9
+    segmentations, dataset = answers(0.7, 0.2, [0.2, 0.25, *[0.9] * 40, 0.1, 0.3])
+    assert 0.1 < calibrated(segmentations, with_normals(segmentations, dataset, 2))["presence_threshold"] < 0.2
 
 
 def test_a_normal_scan_whose_mask_is_empty_anyway_costs_no_lesion(calibrated):
