@@ -99,6 +99,21 @@ def test_thresholds_of_a_real_model_can_be_stored(model, processor, busi_folder)
     assert found == calibrate(model, processor, dataset), "the same images give the same thresholds"
 
 
+@pytest.fixture
+def lesion() -> torch.Tensor:
+    """A quarter of the input."""
+    lesion = torch.zeros(IMAGE_SIZE, IMAGE_SIZE, dtype=torch.bool)
+    lesion[16:48, 8:40] = True
+    return lesion
+
+
+@pytest.fixture
+def pictured(lesion) -> Dataset:
+    """Three images of that lesion."""
+    pictures = [np.asarray(lesion, dtype=np.uint8) * 255] * 3
+    return Dataset.from_dict({"image": pictures, "mask": pictures}, Features({n: Image() for n in COLUMNS}))
+
+
 class Answering:
     """A model that finds nothing at first; its correction adds the lesion at 0.6 bits, and the rest at 0.3 or 0.8."""
 
@@ -116,19 +131,13 @@ class Answering:
 
 
 @pytest.mark.parametrize(("wrong_at", "low", "high"), [(0.3, 0.3, 0.6), (0.8, 0.0, 0.6)], ids=["selective", "all in"])
-def test_correctors_are_let_in_as_far_as_they_help(processor, wrong_at, low, high):
-    lesion = torch.zeros(IMAGE_SIZE, IMAGE_SIZE, dtype=torch.bool)
-    lesion[16:48, 8:40] = True
-    pictures = [np.asarray(lesion, dtype=np.uint8) * 255] * 3
-    dataset = Dataset.from_dict({"image": pictures, "mask": pictures}, Features({n: Image() for n in COLUMNS}))
-    found = calibrate_correction(Answering(lesion, wrong_at), processor, dataset)["suspicion_threshold"]
+def test_correctors_are_let_in_as_far_as_they_help(processor, lesion, pictured, wrong_at, low, high):
+    found = calibrate_correction(Answering(lesion, wrong_at), processor, pictured)["suspicion_threshold"]
     assert low <= found < high
 
 
-def test_what_correctors_cost_a_click_counts_too(processor):
+def test_what_correctors_cost_a_click_counts_too(processor, lesion, pictured):
     """They turn an empty automatic mask into everything, a Dice of 0.4, and a clicked mask into its opposite."""
-    lesion = torch.zeros(IMAGE_SIZE, IMAGE_SIZE, dtype=torch.bool)
-    lesion[16:48, 8:40] = True
 
     class Clicked(Answering):
         def __call__(self, input_points: torch.Tensor, **inputs) -> dict[str, torch.Tensor]:
@@ -139,18 +148,12 @@ def test_what_correctors_cost_a_click_counts_too(processor):
             answer["pred_masks"] = torch.where(given, -right, answer["pred_masks"])
             return answer
 
-    pictures = [np.asarray(lesion, dtype=np.uint8) * 255] * 3
-    dataset = Dataset.from_dict({"image": pictures, "mask": pictures}, Features({n: Image() for n in COLUMNS}))
     helpful = Clicked(lesion, 0.6)
-    assert calibrate_correction(helpful, processor, dataset)["suspicion_threshold"] < 0.6
-    assert calibrate_correction(helpful, processor, dataset, clicked=True)["suspicion_threshold"] >= 0.6
+    assert calibrate_correction(helpful, processor, pictured)["suspicion_threshold"] < 0.6
+    assert calibrate_correction(helpful, processor, pictured, clicked=True)["suspicion_threshold"] >= 0.6
 
 
-def test_correctors_that_only_harm_are_kept_out(processor):
-    lesion = torch.zeros(IMAGE_SIZE, IMAGE_SIZE, dtype=torch.bool)
-    lesion[16:48, 8:40] = True
+def test_correctors_that_only_harm_are_kept_out(processor, lesion, pictured):
     harmful = Answering(lesion, 0.7)
     harmful.initial, harmful.corrected = torch.where(lesion, 5.0, -5.0), torch.where(lesion, -5.0, 5.0)
-    pictures = [np.asarray(lesion, dtype=np.uint8) * 255] * 3
-    dataset = Dataset.from_dict({"image": pictures, "mask": pictures}, Features({n: Image() for n in COLUMNS}))
-    assert calibrate_correction(harmful, processor, dataset)["suspicion_threshold"] >= 0.7
+    assert calibrate_correction(harmful, processor, pictured)["suspicion_threshold"] >= 0.7

@@ -1,17 +1,11 @@
 """Skips are weighed position by position, not at first, and a checkpoint from before that answers as it did."""
 
-import pytest
 import torch
 from conftest import randomised, tiny_model
 from safetensors.torch import load_file, save_file
 
 from sfrecsam_hf import SFRecSamConfig, SFRecSamModel
 from sfrecsam_hf.coarse_mask import SkipGate
-
-
-@pytest.fixture
-def maps():
-    return torch.randn(2, 2, 8, 12, 9, generator=torch.Generator().manual_seed(1))
 
 
 def gates(model: SFRecSamModel) -> list[SkipGate]:
@@ -28,8 +22,8 @@ def test_a_fresh_gate_returns_the_skipped_features():
 
 
 @torch.no_grad()
-def test_a_trained_gate_weighs_each_position_by_what_is_there(maps):
-    coarser, skipped = maps
+def test_a_trained_gate_weighs_each_position_by_what_is_there():
+    coarser, skipped = torch.randn(2, 2, 8, 12, 9, generator=torch.Generator().manual_seed(1))
     gate = randomised(SkipGate(8))
     factor = gate(coarser, skipped) / skipped
     assert ((factor > 0) & (factor < 2)).all()
