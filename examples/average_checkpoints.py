@@ -33,10 +33,8 @@ def main() -> None:
     if {name: value.shape for name, value in weights.items()} != {name: x.shape for name, x in averaged.items()}:
         parser.error(f"{arguments.first} and {arguments.second} are of different architectures or input sizes.")
     for name, value in averaged.items():
-        if _inside(name, arguments.keep):
-            averaged[name] = weights[name]
-        elif not _inside(name, arguments.whole):
-            averaged[name] = weights[name].lerp(value, arguments.share)
+        share = 1.0 if _inside(name, arguments.whole) else 0.0 if _inside(name, arguments.keep) else arguments.share
+        averaged[name] = weights[name].lerp(value, share)
     model.load_state_dict(averaged)
     model.save_pretrained(arguments.output)
     processor.save_pretrained(arguments.output)

@@ -177,9 +177,11 @@ def test_average_checkpoints(run, checkout, tiny_checkpoint):
         processor.save_pretrained(folder)
         for value in {value.data_ptr(): value for value in model.state_dict().values()}.values():  # some are shared
             value += 1
-    run(commands("average_checkpoints.py")[0], "--whole", "prompt_fusion")
+    options = ["--whole", "prompt_fusion", "coarse_mask_head.gates", "--keep", "high_resolution_join"]
+    run(commands("average_checkpoints.py")[0], *options)
+    whole, kept = ("prompt_fusion.", "coarse_mask_head.gates."), "high_resolution_join."
     for name, value in load_checkpoint("runs/tiny-3-averaged")[0].state_dict().items():
-        share = 1 if name.startswith("prompt_fusion.") else 0.4
+        share = 1 if name.startswith(whole) else 0 if name.startswith(kept) else 0.4
         assert torch.allclose(value, before[name] + share, atol=1e-5), name
 
 
