@@ -16,9 +16,10 @@ demo: $(VENV)/installed
 space: $(VENV)/installed
 	$(BIN)/sfrecsam demo
 
+# Files of tests run side by side; one thread each, since more of them on one core would wait for each other.
 test: $(VENV)/installed browser
 	$(BIN)/ruff check .
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile
 
 # The Space is tested in a real browser: Debian's where there is apt, Playwright's own elsewhere.
 browser: $(VENV)/installed

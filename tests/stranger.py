@@ -6,6 +6,7 @@ import sys
 import sysconfig
 from pathlib import Path
 
+import torch
 from hub_server import Hub
 
 
@@ -23,6 +24,7 @@ def run_as_stranger(
     environment = {
         "PATH": os.environ["PATH"],
         "PYTHONPATH": os.pathsep.join([*libraries, *dict.fromkeys(map(sysconfig.get_path, ("purelib", "platlib")))]),
+        "OMP_NUM_THREADS": str(torch.get_num_threads()),  # sums split over other threads round otherwise
         **hub.environment(str(folder / "home"), token=False),
         **variables,
     }

@@ -83,7 +83,8 @@ def test_several_images_and_batches(generate):
     for options in ({}, {"batch_size": 2}, {"points_per_batch": 5}):
         found = generate(images, **EVERY_MASK, **options)
         for mine, its in zip(found, expected, strict=True):
-            np.testing.assert_array_equal(mine["masks"], its["masks"])
+            # Larger batches round otherwise, which may take single pixels over the threshold.
+            assert np.mean(np.not_equal(mine["masks"], its["masks"])) < 1e-3
 
 
 def test_a_deep_image_is_not_cut_off(generate):

@@ -16,6 +16,7 @@ import gradio
 import numpy as np
 import PIL.Image
 import pytest
+import torch
 from gradio_client import Client, handle_file
 from huggingface_hub import HfApi, SpaceCard, snapshot_download
 from packaging.requirements import Requirement
@@ -102,6 +103,7 @@ def start(staged, libraries, hub, tmp_path):
             "PYTHONPATH": str(libraries),
             "TMPDIR": str(tmp_path),
             "PYTHONUNBUFFERED": "1",
+            "OMP_NUM_THREADS": str(torch.get_num_threads()),  # sums split over other threads round otherwise
             **hub.environment(tmp_path / "home", token=False),
             **variables,
         }
