@@ -60,6 +60,14 @@ def test_some_scans_have_a_shadow_that_deepens_below_its_top():
     assert 3 <= shadows <= 25
 
 
+def test_some_scans_are_framed_in_black_and_others_in_padding():
+    flat, masks, sizes = torch.full((60, 1, 64, 48), 0.5), torch.zeros(60, 1, 64, 48), torch.tensor([[64, 48]] * 60)
+    moved, _, valid = augment(flat, masks, sizes, list(range(60)))
+    uncovered = [float((image < 0.01).float().mean()) > 0.05 for image in moved]
+    framed = [empty and bool((inside > 0).all()) for empty, inside in zip(uncovered, valid, strict=True)]
+    assert 5 <= sum(framed) <= sum(uncovered) - 5
+
+
 def test_an_image_does_not_depend_on_its_neighbours():
     images, masks = batch()
     together = augment(images, masks, SIZES, [7, 8, 9])
