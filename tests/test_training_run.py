@@ -12,6 +12,7 @@ import PIL.Image
 import pytest
 import torch
 from conftest import SAMPLES, TINY_PARTS
+from PIL import ImageOps
 from safetensors.torch import load_file
 from sklearn.metrics import roc_auc_score
 
@@ -150,10 +151,23 @@ def test_presence_alone_is_trained_and_chosen_by_how_well_it_tells_normal_scans_
     assert model.config.suspicion_threshold == corrected.suspicion_threshold
     assert model.config.presence_threshold != corrected.presence_threshold
     held_out = load_split(busi_folder, "val", str(splits))
-    scores = [found.presence for found in segment(model, processor, held_out["image"])]
-    measured = roc_auc_score([bool(mask.getbbox()) for mask in held_out["mask"]], scores)
+    both_ways = [*held_out["image"], *map(ImageOps.mirror, held_out["image"])]
+    scores = [found.presence for found in segment(model, processor, both_ways)]
+    measured = roc_auc_score(2 * [bool(mask.getbbox()) for mask in held_out["mask"]], scores)
     told = [row["validation/presence_auroc"] for row in history(tmp_path / "run") if "validation/final_dice" in row]
     assert measured == pytest.approx(max(told))
+
+
+def test_presence_is_held_to_mirror_images_too(busi_folder, tmp_path):
+    images = load_split(busi_folder, "val")
+    for only, count in (("prompts", len(images)), ("presence", 2 * len(images))):
+        held_out = training_validation.Validation([images], settings(busi_folder, tmp_path / "run", only=only)).images
+        assert len(held_out) == count
+    for row, other in zip(images, held_out.select(range(len(images), count)), strict=True):
+        for name in ("image", "mask"):
+            assert ImageOps.mirror(row[name]).tobytes() == other[name].tobytes()
+        assert row["image"].tobytes() != other["image"].tobytes()
+        assert row["name"] == other["name"]
 
 
 def test_where_prompts_alone_are_trained_the_thresholds_stay(finished, busi_folder, tmp_path):
