@@ -136,6 +136,33 @@ def test_the_mirrored_view_is_compared_on_every_lesion_of_every_folder(run, tiny
     assert any(row["difference"] for row in rows), "another view is another answer"
 
 
+def test_robustness_compares_every_change_with_the_unchanged_pictures(run, tiny_checkpoint):
+    printed = run(commands("robustness.py")[0], "--model", str(tiny_checkpoint))
+    rows = json.loads(Path("robustness/robustness.json").read_text())
+    for data in ("BUSI", "BUS-BRA"):
+        masks = [np.asarray(mask).any() for mask in load_split(data, "val")["mask"]]
+        plain, *changed = (row for row in rows if row["data"] == data)
+        assert plain["change"] == "none"
+        assert plain["difference"] == 0
+        assert plain["lesions"] == sum(masks)
+        for row in changed:
+            assert row["difference"], f"{row['change']} changes nothing"
+            assert row["lesions"] <= plain["lesions"]
+            assert row["normals"] == plain["normals"] == len(masks) - sum(masks)
+            assert f"| {data} | {row['change']} | {row['lesions']} | {row['dice']:.3f} |" in printed
+
+
+def test_a_change_moves_the_outline_with_the_picture():
+    changes = runpy.run_path(str(EXAMPLES / "robustness.py"))["CHANGES"]
+    mask = np.zeros((60, 80), bool)
+    mask[20:35, 25:55] = True
+    for name, change in changes.items():
+        gray, moved = change(np.where(mask, 0.8, 0.2), mask)
+        assert gray.shape == moved.shape, name
+        assert moved.dtype == bool, name
+        assert gray[moved].mean() > 2 * gray[~moved].mean() or name == "a third of the contrast", name
+
+
 def test_each_corrector_is_compared_with_the_initial_mask(run, tiny_checkpoint):
     printed = run(commands("correctors.py")[0], "--model", str(tiny_checkpoint))
     found = json.loads(Path("runs/correctors/correctors.json").read_text())
