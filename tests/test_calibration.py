@@ -130,10 +130,10 @@ class Answering:
         return {name: value.expand(len(inputs["pixel_values"]), 1, 1, -1, -1) for name, value in maps.items()}
 
 
-@pytest.mark.parametrize(("wrong_at", "low", "high"), [(0.3, 0.3, 0.6), (0.8, 0.0, 0.6)], ids=["selective", "all in"])
-def test_correctors_are_let_in_as_far_as_they_help(processor, lesion, pictured, wrong_at, low, high):
+@pytest.mark.parametrize("wrong_at", [0.3, 0.8], ids=["selective", "all in"])
+def test_correctors_are_let_in_as_far_as_they_help_and_no_further(processor, lesion, pictured, wrong_at):
     found = calibrate_correction(Answering(lesion, wrong_at), processor, pictured)["suspicion_threshold"]
-    assert low <= found < high
+    assert found == pytest.approx(0.55)
 
 
 def test_what_correctors_cost_a_click_counts_too(processor, lesion, pictured):
@@ -156,4 +156,4 @@ def test_what_correctors_cost_a_click_counts_too(processor, lesion, pictured):
 def test_correctors_that_only_harm_are_kept_out(processor, lesion, pictured):
     harmful = Answering(lesion, 0.7)
     harmful.initial, harmful.corrected = torch.where(lesion, 5.0, -5.0), torch.where(lesion, -5.0, 5.0)
-    assert calibrate_correction(harmful, processor, pictured)["suspicion_threshold"] >= 0.7
+    assert calibrate_correction(harmful, processor, pictured)["suspicion_threshold"] == 1

@@ -323,9 +323,8 @@ class TrainingRun:
         self.accelerator.wait_for_everyone()
         start = time.perf_counter()
         best = SFRecSamModel.from_pretrained(self.output / "best").to(self.accelerator.device).eval()
-        thresholds = calibrate_correction(
-            best, self.processor, self.validation.images, self.config.mc_samples, clicked=self.config.click_share > 0
-        )
+        clicked = self.config.click_share > 0
+        thresholds = calibrate_correction(best, self.processor, self.validation.images, clicked)
         self.progress.seconds += time.perf_counter() - start
         self._save_calibrated(best, thresholds)
 
