@@ -10,6 +10,7 @@ Lesions at their original size, with the thresholds of the checkpoint. Writes `m
 
 import argparse
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from sfrecsam_hf.evaluation import COLUMNS, evaluate
 from sfrecsam_hf.splits import load_split
 
 HEADS = ("data", "prompt", "lesions", "Dice", "with the mirror image", "difference")
+Compared = Callable[[Any, Any, Any], list[dict[str, Any]]]
 QUALITIES = {"auroc": "AUROC against error", "ece_final": "calibration error"}
 
 
@@ -64,14 +66,14 @@ def markdown(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def main() -> None:
-    """Evaluates each data folder twice, and writes and prints the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def tabulate(about: str, name: str, compared: Compared, markdown: Callable[[list[dict[str, Any]]], str]) -> None:
+    """Compares on each data folder of the command line; writes `NAME.json` and the table `NAME.md`, and prints it."""
+    parser = argparse.ArgumentParser(description=about.splitlines()[0])
     parser.add_argument("--data", nargs="+", required=True, help="data folders")
     parser.add_argument("--split", default="val", help="their split (%(default)s)")
     parser.add_argument("--splits", help="CSV with image,group,split")
     parser.add_argument("--model", help="checkpoint; the bundled one if left out")
-    parser.add_argument("--output", default="mirrored_view", help="folder to write to (%(default)s)")
+    parser.add_argument("--output", default=name, help="folder to write to (%(default)s)")
     options = parser.parse_args()
 
     model, processor = load_checkpoint(options.model)
@@ -81,10 +83,10 @@ def main() -> None:
         rows += [{"data": Path(source).name, **row} for row in compared(model, processor, dataset)]
     output = Path(options.output)
     output.mkdir(parents=True, exist_ok=True)
-    (output / "mirrored_view.json").write_text(json.dumps(rows, indent=1) + "\n")
-    (output / "mirrored_view.md").write_text(markdown(rows))
+    (output / f"{name}.json").write_text(json.dumps(rows, indent=1) + "\n")
+    (output / f"{name}.md").write_text(markdown(rows))
     print(markdown(rows))
 
 
 if __name__ == "__main__":
-    main()
+    tabulate(__doc__, "mirrored_view", compared, markdown)

@@ -9,22 +9,18 @@ with its bootstrap 95 % interval. How many lesions and normal scans the presence
 it. Writes `robustness.json` and `robustness.md`.
 """
 
-import argparse
 import io
-import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import PIL.Image
+from mirrored_view import tabulate
 from scipy import ndimage
 from unet_baseline import difference, signed
 
 from sfrecsam_hf import segment
-from sfrecsam_hf.checkpoints import load_checkpoint
 from sfrecsam_hf.metrics import overlap
-from sfrecsam_hf.splits import load_split
 
 HEADS = ("data", "change", "lesions", "Dice", "difference", "lesions refused", "normal scans given a mask")
 CALIPER = 6
@@ -179,27 +175,5 @@ def markdown(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def main() -> None:
-    """Changes each data folder in every way, and writes and prints the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", nargs="+", required=True, help="data folders")
-    parser.add_argument("--split", default="val", help="their split (%(default)s)")
-    parser.add_argument("--splits", help="CSV with image,group,split")
-    parser.add_argument("--model", help="checkpoint; the bundled one if left out")
-    parser.add_argument("--output", default="robustness", help="folder to write to (%(default)s)")
-    options = parser.parse_args()
-
-    model, processor = load_checkpoint(options.model)
-    rows = []
-    for source in options.data:
-        dataset = load_split(source, options.split, options.splits)
-        rows += [{"data": Path(source).name, **row} for row in compared(model, processor, dataset)]
-    output = Path(options.output)
-    output.mkdir(parents=True, exist_ok=True)
-    (output / "robustness.json").write_text(json.dumps(rows, indent=1) + "\n")
-    (output / "robustness.md").write_text(markdown(rows))
-    print(markdown(rows))
-
-
 if __name__ == "__main__":
-    main()
+    tabulate(__doc__, "robustness", compared, markdown)
