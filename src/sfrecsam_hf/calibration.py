@@ -80,10 +80,10 @@ def calibrate_correction(
     Finds the `suspicion_threshold` at which the trained correctors help most.
 
     Tries every 0.05 bits for the best mean Dice of the corrected masks over the lesion images, at their original size,
-    with as many stochastic passes as the model answers with.
-    At 1 bit nothing is suspicious, so that correction never makes these images worse on average. Of those within a
-    thousandth of the best it is the highest, which leaves most pixels alone. Correctors that help an automatic mask
-    may harm a clicked one, which is better to begin with: `clicked` weighs both alike.
+    with as many stochastic passes as the model answers with. Of those within a thousandth of the best it is the
+    highest, which leaves most pixels alone; at 1 bit nothing is suspicious, so that correction never makes these
+    images worse on average. Correctors that help an automatic mask may harm a clicked one, which is better to begin
+    with: `clicked` weighs both alike.
 
     Args:
         model ([`SFRecSamModel`]): In evaluation mode, with trained correctors.
