@@ -156,6 +156,8 @@ def test_presence_alone_is_trained_and_chosen_by_how_well_it_tells_normal_scans_
     measured = roc_auc_score(2 * [bool(mask.getbbox()) for mask in held_out["mask"]], scores)
     told = [row["validation/presence_auroc"] for row in history(tmp_path / "run") if "validation/final_dice" in row]
     assert measured == pytest.approx(max(told))
+    (counted,) = json.loads((best / "training_summary.json").read_text())["validation"]
+    assert counted["images"] == len(held_out), "a mirror image is not one more image"
 
 
 def test_presence_is_held_to_mirror_images_too(busi_folder, tmp_path):

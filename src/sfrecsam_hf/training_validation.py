@@ -62,6 +62,7 @@ class Validation:
     """
 
     def __init__(self, parts: list[Dataset], config: TrainingConfig):
+        self.groups = [part["group"][:] for part in parts]  # a mirror image is not one more of them
         if config.only == "presence":
             parts = [concatenate_datasets([part, part.map(_mirrored)]) for part in parts]
         self.config, self.parts, self.images = config, parts, concatenate_datasets(parts)
