@@ -10,6 +10,17 @@ import torch
 from hub_server import Hub
 
 
+def bare_environment(hub: Hub, home: Path, *libraries: str | Path, **variables: str) -> dict[str, str]:
+    """Of a process that finds nothing but these libraries, whose cache is `home`, without a token."""
+    return {
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": os.pathsep.join(map(str, libraries)),
+        "OMP_NUM_THREADS": str(torch.get_num_threads()),  # sums split over other threads round otherwise
+        **hub.environment(str(home), token=False),
+        **variables,
+    }
+
+
 def run_as_stranger(
     hub: Hub, folder: Path, code: str, path: Path | None = None, **variables: str
 ) -> subprocess.CompletedProcess:
@@ -20,16 +31,14 @@ def run_as_stranger(
     files of site-packages unread.
     """
     code = 'import importlib.util\nassert importlib.util.find_spec("sfrecsam_hf") is None\n' + code
-    libraries = [str(path)] if path else []
-    environment = {
-        "PATH": os.environ["PATH"],
-        "PYTHONPATH": os.pathsep.join([*libraries, *dict.fromkeys(map(sysconfig.get_path, ("purelib", "platlib")))]),
-        "OMP_NUM_THREADS": str(torch.get_num_threads()),  # sums split over other threads round otherwise
-        **hub.environment(str(folder / "home"), token=False),
-        **variables,
-    }
+    libraries = [*([path] if path else []), *dict.fromkeys(map(sysconfig.get_path, ("purelib", "platlib")))]
     done = subprocess.run(
-        [sys.executable, "-S", "-c", code], cwd=folder, env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "-S", "-c", code],
+        cwd=folder,
+        env=bare_environment(hub, folder / "home", *libraries, **variables),
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     return done

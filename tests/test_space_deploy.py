@@ -16,10 +16,10 @@ import gradio
 import numpy as np
 import PIL.Image
 import pytest
-import torch
 from gradio_client import Client, handle_file
 from huggingface_hub import HfApi, SpaceCard, snapshot_download
 from packaging.requirements import Requirement
+from stranger import bare_environment
 
 from sfrecsam_hf import segment
 from sfrecsam_hf.bundled import bundled_space
@@ -98,19 +98,11 @@ def start(staged, libraries, hub, tmp_path):
     running = []
 
     def started(**variables):
-        environment = {
-            "PATH": os.environ["PATH"],
-            "PYTHONPATH": str(libraries),
-            "TMPDIR": str(tmp_path),
-            "PYTHONUNBUFFERED": "1",
-            "OMP_NUM_THREADS": str(torch.get_num_threads()),  # sums split over other threads round otherwise
-            **hub.environment(tmp_path / "home", token=False),
-            **variables,
-        }
+        more = {"TMPDIR": str(tmp_path), "PYTHONUNBUFFERED": "1", **variables}
         process = subprocess.Popen(
             [sys.executable, "-S", "app.py"],
             cwd=staged,
-            env=environment,
+            env=bare_environment(hub, tmp_path / "home", libraries, **more),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
