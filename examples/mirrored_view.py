@@ -22,11 +22,11 @@ from sfrecsam_hf.evaluation import COLUMNS, evaluate
 from sfrecsam_hf.splits import load_split
 
 HEADS = ("data", "prompt", "lesions", "Dice", "with the mirror image", "difference")
-Compared = Callable[[Any, Any, Any], list[dict[str, Any]]]
+Rows = list[dict[str, Any]]
 QUALITIES = {"auroc": "AUROC against error", "ece_final": "calibration error"}
 
 
-def compared(model: Any, processor: Any, dataset: Any) -> list[dict[str, Any]]:
+def compared(model: Any, processor: Any, dataset: Any) -> Rows:
     """One row for each prompt column: both figures of everything, the image alone first."""
     plain, both = (evaluate(model, processor, dataset, quiet=True, mirror=mirror)[0] for mirror in (False, True))
     rows = []
@@ -52,7 +52,7 @@ def compared(model: Any, processor: Any, dataset: Any) -> list[dict[str, Any]]:
     return rows
 
 
-def markdown(rows: list[dict[str, Any]]) -> str:
+def markdown(rows: Rows) -> str:
     """The rows as a table; pairs read `alone -> with the mirror image`."""
     heads = (*HEADS, *QUALITIES.values(), "normal scans given a mask", "s/image")
     lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
@@ -66,7 +66,7 @@ def markdown(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def tabulate(about: str, name: str, compared: Compared, markdown: Callable[[list[dict[str, Any]]], str]) -> None:
+def tabulate(about: str, name: str, measure: Callable[[Any, Any, Any], Rows], table: Callable[[Rows], str]) -> None:
     """Compares on each data folder of the command line; writes `NAME.json` and the table `NAME.md`, and prints it."""
     parser = argparse.ArgumentParser(description=about.splitlines()[0])
     parser.add_argument("--data", nargs="+", required=True, help="data folders")
@@ -80,12 +80,12 @@ def tabulate(about: str, name: str, compared: Compared, markdown: Callable[[list
     rows = []
     for source in options.data:
         dataset = load_split(source, options.split, options.splits)
-        rows += [{"data": Path(source).name, **row} for row in compared(model, processor, dataset)]
+        rows += [{"data": Path(source).name, **row} for row in measure(model, processor, dataset)]
     output = Path(options.output)
     output.mkdir(parents=True, exist_ok=True)
     (output / f"{name}.json").write_text(json.dumps(rows, indent=1) + "\n")
-    (output / f"{name}.md").write_text(markdown(rows))
-    print(markdown(rows))
+    (output / f"{name}.md").write_text(table(rows))
+    print(table(rows))
 
 
 if __name__ == "__main__":

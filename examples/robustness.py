@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import PIL.Image
-from mirrored_view import tabulate
+from mirrored_view import Rows, tabulate
 from scipy import ndimage
 from unet_baseline import difference, signed
 
@@ -114,12 +114,8 @@ CHANGES = {
 }
 
 
-def asked(model: Any, processor: Any, dataset: Any, change: Callable[[np.ndarray, np.ndarray], Pair]) -> list[dict]:
-    """Of each changed image: whether it shows a lesion, whether its mask would be refused, and the mask's Dice."""
-    pairs = [
-        change(np.asarray(row["image"].convert("L")) / 255, np.asarray(row["mask"]) > 0)
-        for row in dataset.select_columns(["image", "mask"])
-    ]
+def asked(model: Any, processor: Any, pairs: list[Pair]) -> Rows:
+    """Of each image: whether it shows a lesion, whether its mask would be refused, and the mask's Dice."""
     pictures = [PIL.Image.fromarray((gray.clip(0, 1) * 255).astype(np.uint8)) for gray, _ in pairs]
     found = segment(model, processor, pictures, mc_samples=0, presence_threshold=0.0, correctors=())
     return [
@@ -132,14 +128,17 @@ def asked(model: Any, processor: Any, dataset: Any, change: Callable[[np.ndarray
     ]
 
 
-def compared(model: Any, processor: Any, dataset: Any) -> list[dict[str, Any]]:
+def compared(model: Any, processor: Any, dataset: Any) -> Rows:
     """One row for each change. A lesion that a change takes out of the picture is left out of its row."""
+    pairs = [
+        (np.asarray(row["image"].convert("L")) / 255, np.asarray(row["mask"]) > 0)
+        for row in dataset.select_columns(["image", "mask"])
+    ]
     rows, plain = [], None
     for name, change in CHANGES.items():
-        images = asked(model, processor, dataset, change)
-        plain = plain or images
-        both = [(before, after) for before, after in zip(plain, images, strict=True) if before["lesion"]]
-        both = [(before, after) for before, after in both if after["lesion"]]
+        images = asked(model, processor, [change(*pair) for pair in pairs])
+        plain = plain or images  # the first change is none
+        both = [pair for pair in zip(plain, images, strict=True) if all(image["lesion"] for image in pair)]
         before, after = (np.array([image["dice"] for image in side]) for side in zip(*both, strict=True))
         normal = [image for image, unchanged in zip(images, plain, strict=True) if not unchanged["lesion"]]
         rows.append(
@@ -156,7 +155,7 @@ def compared(model: Any, processor: Any, dataset: Any) -> list[dict[str, Any]]:
     return rows
 
 
-def markdown(rows: list[dict[str, Any]]) -> str:
+def markdown(rows: Rows) -> str:
     """The rows as a table."""
     lines = ["| " + " | ".join(HEADS) + " |", "|---" * len(HEADS) + "|"]
     for row in rows:
