@@ -29,7 +29,7 @@ class FrequencyStory:
         spectrum (`PIL.Image.Image`): Log magnitude of the Fourier transform of what the model sees of the image; zero
             frequency is in the middle.
         responses (`PIL.Image.Image`): Each stride's learned response over radial frequency.
-        energy (`PIL.Image.Image`): Where the filter changes the features, over the image.
+        energy (`PIL.Image.Image`): Where the filter changes the features, over the scan.
         shares (`list[tuple[int, float]]`): Stride, and energy of the change as a share of the features' energy.
     """
 
@@ -53,7 +53,7 @@ def frequency_story(model: SFRecSamModel, encoded: EncodedImage) -> FrequencySto
     valid = valid_region(pixels, encoded.reshaped_size)
     pyramid = branch(pixels, valid.to(pixels.dtype))
     height, width = encoded.reshaped_size[0].tolist()
-    picture = shown(encoded.image)
+    picture = shown(encoded.image.crop(encoded.frame.box))
     total, shares = np.zeros((picture.height, picture.width)), []
     for level, stage in enumerate(branch.stages):
         spatial, stride = stage(pyramid[level]), 2 ** (level + 2)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import PIL.Image
 import torch
 
@@ -12,6 +13,7 @@ from sfrecsam_hf import (
     SFRecSamOutput,
     SFRecSamProcessor,
 )
+from sfrecsam_hf.black_frame import BlackFrame
 from sfrecsam_hf.outputs_sfrecsam import withheld
 from sfrecsam_hf.segmentation import segmentations
 
@@ -45,12 +47,14 @@ class EncodedImage:
 
     Args:
         image (`PIL.Image.Image`): RGB, upright.
+        frame ([`BlackFrame`]): What the encoder was not shown.
         pixel_values (`torch.Tensor` of shape `(1, 3, size, size)`): The model's input.
-        reshaped_size (`torch.Tensor` of shape `(1, 2)`): Height and width of the image inside the input's padding.
+        reshaped_size (`torch.Tensor` of shape `(1, 2)`): Height and width of the scan inside the input's padding.
         embeddings ([`SFRecSamImageEmbeddings`]): From `get_image_embeddings`.
     """
 
     image: PIL.Image.Image
+    frame: BlackFrame
     pixel_values: torch.Tensor
     reshaped_size: torch.Tensor
     embeddings: SFRecSamImageEmbeddings
@@ -88,22 +92,25 @@ class StagedModel:
     @torch.inference_mode()
     def encode(self, image: PIL.Image.Image) -> EncodedImage:
         """Runs the image encoder: the slow part, once per image."""
-        inputs = self.processor(image).to(self.model.device, self.model.dtype)
+        frame = BlackFrame.around(image)
+        inputs = self.processor(image.crop(frame.box)).to(self.model.device, self.model.dtype)
         reshaped_size = inputs["reshaped_input_sizes"].int()
         embeddings = self.model.get_image_embeddings(inputs["pixel_values"], reshaped_size)
-        return EncodedImage(image, inputs["pixel_values"], reshaped_size, embeddings)
+        return EncodedImage(image, frame, inputs["pixel_values"], reshaped_size, embeddings)
 
     @torch.inference_mode()
     def decode(self, encoded: EncodedImage, prompt: Prompt, mc_samples: int) -> SFRecSamOutput:
         """Decodes the stochastic passes; no mask is emptied yet, that is for `correct` to decide."""
         height, width = encoded.reshaped_size[0].tolist()
-        scale = torch.tensor([width / encoded.image.width, height / encoded.image.height])
+        scale = np.divide((width, height), encoded.frame.scan_size)
         prompts = {}
         if prompt.points:
-            prompts["input_points"] = (torch.tensor(prompt.points) * scale)[None, None].to(self.model.device)
+            points = encoded.frame.moved(np.array(prompt.points)) * scale
+            prompts["input_points"] = torch.tensor(points[None, None]).float().to(self.model.device)
             prompts["input_labels"] = torch.tensor(prompt.labels, device=self.model.device)[None, None]
         if prompt.box is not None:
-            prompts["input_boxes"] = (torch.tensor(prompt.box) * scale.repeat(2))[None, None].to(self.model.device)
+            box = encoded.frame.moved(np.array(prompt.box)) * np.tile(scale, 2)
+            prompts["input_boxes"] = torch.tensor(box[None, None]).float().to(self.model.device)
         return self.model(
             image_embeddings=encoded.embeddings,
             mc_samples=mc_samples,
@@ -127,5 +134,6 @@ class StagedModel:
         )
         maps["pred_masks"] = corrected.logits[:, None]
         output = withheld(SFRecSamOutput(**maps), controls.presence_threshold)
-        size = (encoded.image.height, encoded.image.width)
-        return segmentations(output, [size], self.processor.image_processor)[0]
+        width, height = encoded.frame.scan_size
+        found = segmentations(output, [(height, width)], self.processor.image_processor)[0]
+        return found.inside(encoded.frame)

@@ -4,7 +4,6 @@ Once there are correctors, suspicion is what lets them help most, and never lets
 """
 
 from dataclasses import replace
-from itertools import islice
 
 import numpy as np
 import pytest
@@ -35,10 +34,11 @@ COLUMNS = ("image", "mask")
 
 @pytest.fixture
 def calibrated(monkeypatch):
-    def run(segmentations, *datasets):
-        rest = iter(segmentations)
+    def run(segmentations, *datasets, mirrored=None):
+        """With the answers to the images, and to the mirror images if they differ."""
+        rest = iter([view for pair in zip(segmentations, mirrored or segmentations, strict=True) for view in pair])
         monkeypatch.setattr(
-            calibration, "segment", lambda model, processor, images, **options: islice(rest, len(images))
+            calibration, "segment", lambda model, processor, images, **options: (next(rest) for _ in images)
         )
         return calibrate(None, None, *datasets)
 
@@ -79,6 +79,13 @@ def test_a_normal_scan_whose_mask_is_empty_anyway_costs_no_lesion(calibrated):
     segmentations, dataset = answers(0.7, 0.2, [0.2, *[0.9] * 40, 0.1, 0.3])
     segmentations[-1] = replace(segmentations[-1], initial_mask=np.zeros((SIDE, SIDE), dtype=bool))
     assert 0.1 < calibrated(segmentations, with_normals(segmentations, dataset, 2))["presence_threshold"] < 0.2
+
+
+def test_a_normal_scan_is_no_lesion_when_mirrored_either(calibrated):
+    segmentations, dataset = answers(0.7, 0.2, [*[0.9] * 40, 0.1, 0.3])
+    mirrored = [*segmentations[:-1], replace(segmentations[-1], presence=0.5)]
+    images = with_normals(segmentations, dataset, 2)
+    assert 0.5 < calibrated(segmentations, images, mirrored=mirrored)["presence_threshold"] < 0.9
 
 
 def test_presence_is_left_alone_without_a_normal_scan_to_spare(calibrated):

@@ -15,6 +15,7 @@ from pathlib import Path
 import httpx
 import numpy as np
 import PIL.Image
+import PIL.ImageOps
 import pytest
 import torch
 from gradio_client import Client, handle_file
@@ -84,6 +85,20 @@ def test_the_same_mask_as_the_pipeline(client, segmenter, prompts):
         assert numbers[name] == pytest.approx(value, abs=1e-5), name
     assert numbers["estimated_iou"] == pytest.approx(wanted["score"], abs=1e-5)
     assert "not for diagnosis" in numbers["notice"]
+
+
+@pytest.mark.parametrize("prompts", [{}, {"points": [[130, 140]]}, {"box": [10, 80, 180, 180]}], ids=str)
+def test_a_black_frame_is_cut_off_as_by_the_pipeline(client, loaded, tmp_path, prompts):
+    path = tmp_path / "framed.png"
+    PIL.ImageOps.expand(PIL.Image.open(SAMPLES[0]), (30, 20, 60, 10), 0).save(path)
+    mask, _ = client.predict(handed(path), **prompts, api_name="/segment")
+    given = {f"input_{name}": value for name, value in prompts.items() if name != "box"}
+    if "box" in prompts:
+        given["input_boxes"] = [prompts["box"]]
+    wanted = expected(loaded, path, given)
+    assert wanted.mask.any()
+    assert np.array_equal(pixels(mask), wanted.mask)
+    assert not wanted.uncertainty[:, :30].any()
 
 
 @pytest.mark.parametrize(

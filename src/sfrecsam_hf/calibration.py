@@ -1,10 +1,13 @@
 """Thresholds chosen on validation images, never on a test split, and stored in the configuration."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
 from datasets import Dataset
+from PIL import ImageOps
+from PIL.Image import Image
 from sklearn.metrics import roc_curve
 
 from .metrics import overlap
@@ -26,7 +29,8 @@ def calibrate(model: SFRecSamModel, processor: Any, *validation: Dataset) -> dic
     Suspicious is what Youden's index separates best: entropy against the error of the initial mask, per pixel of the
     lesion images. Presence is where the mean Dice is best if a normal scan counts 1 with an empty mask and 0 with any
     other, among the thresholds at which 95 % of the lesion images keep their mask. Data without a normal scan have no
-    say in it, since it could only empty the masks of their lesions; without any it is left out.
+    say in it, since it could only empty the masks of their lesions; without any it is left out. Every image counts as
+    it is and mirrored: normal scans are few, and what fits the way they happen to lie does not hold.
 
     Args:
         model ([`SFRecSamModel`]): In evaluation mode.
@@ -37,9 +41,9 @@ def calibrate(model: SFRecSamModel, processor: Any, *validation: Dataset) -> dic
     decided, entropies, errors = [], [], []
     for dataset in validation:
         images, normal = [], False
-        found = segment(model, processor, dataset["image"], presence_threshold=0.0, correctors=())
-        for truth, segmentation in zip(dataset["mask"], found, strict=True):
-            true = np.asarray(truth) > 0
+        asked = (image for image, _ in _both_ways(dataset))
+        found = segment(model, processor, asked, presence_threshold=0.0, correctors=())
+        for (_, true), segmentation in zip(_both_ways(dataset), found, strict=True):
             mask = segmentation.initial_mask
             if not true.any():
                 normal = True
@@ -56,6 +60,14 @@ def calibrate(model: SFRecSamModel, processor: Any, *validation: Dataset) -> dic
     if decided:
         thresholds["presence_threshold"] = _presence_threshold(decided)
     return thresholds
+
+
+def _both_ways(dataset: Dataset) -> Iterator[tuple[Image, np.ndarray]]:
+    """Each image and its boolean mask, as they are and mirrored."""
+    for row in dataset.select_columns(["image", "mask"]):
+        true = np.asarray(row["mask"]) > 0
+        yield row["image"], true
+        yield ImageOps.mirror(row["image"]), true[:, ::-1]
 
 
 def _presence_threshold(decided: list[tuple[float, bool, float]]) -> float:

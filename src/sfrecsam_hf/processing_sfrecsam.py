@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from transformers import BatchFeature, SamProcessor
 
+from .black_frame import BlackFrame
 from .prompts import ABSENT
 
 
@@ -24,6 +25,7 @@ class SFRecSamProcessor(SamProcessor):
         input_points: list[Any] | None = None,
         input_labels: list[Any] | None = None,
         input_boxes: list[Any] | None = None,
+        frames: list[BlackFrame] | None = None,
         **kwargs: Any,
     ) -> BatchFeature:
         """
@@ -35,6 +37,8 @@ class SFRecSamProcessor(SamProcessor):
                 None for an image that the model is to prompt itself.
             input_labels (`list`, *optional*): The same nesting: 1 for lesion, 0 for background; all 1 if left out.
             input_boxes (`list`, *optional*): For each image its `[x1, y1, x2, y2]` boxes, one mask each, or None.
+            frames (`list[BlackFrame]`, *optional*):
+                What was cut off each image; prompts are then in pixels of the picture before.
 
         Returns:
             `BatchFeature` that can be passed to the model whole.
@@ -44,25 +48,22 @@ class SFRecSamProcessor(SamProcessor):
         """
         kwargs.setdefault("return_tensors", "pt")
         encoding = self.image_processor(images, segmentation_maps=segmentation_maps, **kwargs)
-        sizes = [tuple(int(side) for side in size) for size in encoding["original_sizes"]]
+        frames = frames or [BlackFrame.none(int(width), int(height)) for height, width in encoding["original_sizes"]]
         if input_labels is not None and input_points is None:
             raise ValueError("input_labels need input_points; pass both or neither.")
         prompts = (("input_points", input_points), ("input_labels", input_labels), ("input_boxes", input_boxes))
         for name, given in prompts:
-            if given is not None and len(given) != len(sizes):
-                raise ValueError(f"{name} has {len(given)} entries for {len(sizes)} images; give one or None each.")
+            if given is not None and len(given) != len(frames):
+                raise ValueError(f"{name} has {len(given)} entries for {len(frames)} images; give one or None each.")
         points = labels = boxes = None
         if input_points is not None:
-            points, labels = zip(
-                *map(
-                    _points_and_labels, input_points, input_labels if input_labels is not None else [None] * len(sizes)
-                ),
-                strict=True,
-            )
-            points = [self._mapped(point, size, "input_points") for point, size in zip(points, sizes, strict=True)]
+            if input_labels is None:
+                input_labels = [None] * len(frames)
+            points, labels = zip(*map(_points_and_labels, input_points, input_labels), strict=True)
+            points = [self._mapped(point, frame, "input_points") for point, frame in zip(points, frames, strict=True)]
         if input_boxes is not None:
             boxes = [_boxes(box) for box in input_boxes]
-            boxes = [self._mapped(box, size, "input_boxes") for box, size in zip(boxes, sizes, strict=True)]
+            boxes = [self._mapped(box, frame, "input_boxes") for box, frame in zip(boxes, frames, strict=True)]
         rows = max([len(entry) for entry in [*(points or []), *(boxes or [])]] + [1])
         if points is not None:
             most = max([entry.shape[1] for entry in points] + [1])
@@ -72,16 +73,18 @@ class SFRecSamProcessor(SamProcessor):
             encoding["input_boxes"] = torch.stack([_padded(entry, (rows, 4)) for entry in boxes])
         return encoding
 
-    def _mapped(self, coordinates: np.ndarray, size: tuple[int, int], name: str) -> np.ndarray:
+    def _mapped(self, coordinates: np.ndarray, frame: BlackFrame, name: str) -> np.ndarray:
         """Coordinates of the original image in pixels of the model's input; absent ones stay absent."""
-        height, width = size
+        width, height = frame.size
+        corners = coordinates.shape[-1] // 2
         absent = coordinates == ABSENT
-        limits = np.tile([width, height], coordinates.shape[-1] // 2)
+        limits = np.tile([width, height], corners)
         if not (absent | ((coordinates >= 0) & (coordinates <= limits))).all():
             raise ValueError(f"{name} {coordinates.tolist()} lie outside their image of {width}x{height} pixels.")
-        resized = self.image_processor._get_preprocess_shape(size, self.target_size)
-        scale = np.tile([resized[1] / width, resized[0] / height], coordinates.shape[-1] // 2)
-        return np.where(absent, ABSENT, coordinates * scale)
+        width, height = frame.scan_size
+        resized = self.image_processor._get_preprocess_shape((height, width), self.target_size)
+        scale = np.tile([resized[1] / width, resized[0] / height], corners)
+        return np.where(absent, ABSENT, frame.moved(coordinates) * scale)
 
 
 def _points_and_labels(points: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:

@@ -2,16 +2,20 @@
 
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
 import numpy as np
 import torch
 
+from .black_frame import BlackFrame
 from .image_processing_sfrecsam import SFRecSamImageProcessorPil
+from .image_reading import read_rgb
 from .mirrored_view import both_views
 from .modeling_sfrecsam import SFRecSamModel, SFRecSamOutput
+
+MAPS = ("mask", "initial_mask", "probability", "final_probability", "uncertainty")
 
 
 @dataclass
@@ -36,6 +40,10 @@ class Segmentation:
     uncertainty: np.ndarray
     presence: float
     score: float
+
+    def inside(self, frame: BlackFrame) -> "Segmentation":
+        """The answer for the picture whose scan alone was segmented: nothing, for certain, on its black frame."""
+        return replace(self, **{name: frame.put_back(getattr(self, name)) for name in MAPS})
 
     def measurements(self) -> dict[str, float | int | list[int] | None]:
         """Area, box `[x1, y1, x2, y2]` and [`diameters`] in pixels, presence, and the mean uncertainty inside."""
@@ -139,6 +147,8 @@ def segment(
     """
     Segments any number of images, a batch at a time, in constant memory.
 
+    A black frame around a scan is cut off first, see [`BlackFrame`]: the model hardly ever saw one in training.
+
     Args:
         model ([`SFRecSamModel`]): In evaluation mode.
         processor ([`SFRecSamProcessor`]): Belonging to the model.
@@ -172,19 +182,21 @@ def segment_batch(
     return _answer(model, processor, *_prepare(processor, pairs), **options)
 
 
-def _next_batch(processor: Any, images: Iterator[Any], batch_size: int) -> tuple[Any, list[tuple[int, int]]] | None:
+def _next_batch(processor: Any, images: Iterator[Any], batch_size: int) -> tuple[Any, list[BlackFrame]] | None:
     batch = list(islice(images, batch_size))
     if not batch:
         return None
     return _prepare(processor, [entry if isinstance(entry, tuple) else (entry, {}) for entry in batch])
 
 
-def _prepare(processor: Any, pairs: list[tuple[Any, dict[str, Any]]]) -> tuple[Any, list[tuple[int, int]]]:
-    """The processor's tensors and the original sizes."""
+def _prepare(processor: Any, pairs: list[tuple[Any, dict[str, Any]]]) -> tuple[Any, list[BlackFrame]]:
+    """The processor's tensors of the scans, and the black frames around them."""
+    pictures = [read_rgb(image, name=f"image {index}") for index, (image, _) in enumerate(pairs)]
+    frames = [BlackFrame.around(picture) for picture in pictures]
+    scans = [picture.crop(frame.box) for picture, frame in zip(pictures, frames, strict=True)]
     kinds = {name for _, prompts in pairs for name in prompts}
     prompts = {name: [given.get(name) for _, given in pairs] for name in kinds}
-    inputs = processor([image for image, _ in pairs], **prompts)
-    return inputs, inputs["original_sizes"].tolist()
+    return processor(scans, frames=frames, **prompts), frames
 
 
 @torch.inference_mode()
@@ -192,12 +204,14 @@ def _answer(
     model: SFRecSamModel,
     processor: Any,
     inputs: Any,
-    sizes: list[tuple[int, int]],
+    frames: list[BlackFrame],
     mirror: bool = False,
     **options: Any,
 ) -> list[Segmentation]:
+    sizes = inputs["original_sizes"].tolist()
     inputs = {
         name: value.to(model.device, model.dtype if name == "pixel_values" else None) for name, value in inputs.items()
     }
     outputs = both_views(model, inputs, **options) if mirror else model(**inputs, **options)
-    return segmentations(outputs, sizes, processor.image_processor)
+    found = segmentations(outputs, sizes, processor.image_processor)
+    return [one.inside(frame) for one, frame in zip(found, frames, strict=True)]

@@ -381,7 +381,7 @@ class TrainingRun:
             self.config,
             self.output / "history.jsonl",
             self.groups,
-            self.validation.groups,
+            [part["group"][:] for part in self.validation.parts],
             self.accelerator.device,
             seconds=self.progress.seconds,
             processes=self.accelerator.num_processes,
@@ -415,7 +415,7 @@ class TrainingRun:
         accelerator.print(
             f"***** stage {self.progress.stage}: {epochs} epochs of {steps_per_epoch} steps of {effective} images "
             f"({config.batch_size} x {config.accumulation} accumulated x {accelerator.num_processes} processes)\n"
-            f"***** {len(self.images)} training and {sum(map(len, self.validation.groups))} validation images\n"
+            f"***** {len(self.images)} training and {sum(map(len, self.validation.parts))} validation images\n"
             f"***** {trainable:,} of {self.model.num_parameters():,} parameters train; {accelerator.device}, "
             f"{config.mixed_precision} precision, seed {config.seed}"
         )

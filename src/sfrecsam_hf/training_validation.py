@@ -62,10 +62,10 @@ class Validation:
     """
 
     def __init__(self, parts: list[Dataset], config: TrainingConfig):
-        self.groups = [part["group"][:] for part in parts]  # a mirror image is not one more of them
+        shown = parts
         if config.only == "presence":
-            parts = [concatenate_datasets([part, part.map(_mirrored)]) for part in parts]
-        self.config, self.parts, self.images = config, parts, concatenate_datasets(parts)
+            shown = [concatenate_datasets([part, part.map(_mirrored)]) for part in parts]
+        self.config, self.parts, self.images = config, parts, concatenate_datasets(shown)
         for wanted in ["lesion", "normal scan"] if config.only == "presence" else ["lesion"]:
             if not any(np.asarray(mask).any() == (wanted == "lesion") for mask in self.images["mask"]):
                 named = " and ".join(config.validation)

@@ -1,0 +1,94 @@
+"""A black frame around a scan changes nothing: it is cut off before the model looks, and put back afterwards."""
+
+import numpy as np
+import PIL.Image
+import pytest
+from conftest import scan
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import ImageDraw, ImageOps
+from transformers import pipeline
+
+from sfrecsam_hf import segment
+from sfrecsam_hf.black_frame import BlackFrame
+
+BORDERS = (30, 20, 50, 10)  # left, top, right, bottom
+OPTIONS = {"mc_samples": 2, "presence_threshold": 0.0}
+MAPS = ("mask", "initial_mask", "probability", "final_probability", "uncertainty")
+
+
+def framed(image: PIL.Image.Image) -> PIL.Image.Image:
+    return ImageOps.expand(image, BORDERS, 0)
+
+
+@pytest.fixture(scope="module")
+def image():
+    return scan(48, 64, 3)[0]
+
+
+PROMPTS = {
+    "none": ({}, {}),
+    "points": (
+        {"input_points": [[20, 30], [35, 10]], "input_labels": [1, 0]},
+        {"input_points": [[50, 50], [65, 30]], "input_labels": [1, 0]},
+    ),
+    "a point on the black": ({"input_points": [[64, 30]]}, {"input_points": [[100, 50]]}),
+    "a box reaching over the black": ({"input_boxes": [[0, 6, 30, 48]]}, {"input_boxes": [[3, 26, 60, 70]]}),
+}
+
+
+@pytest.mark.parametrize(("bare", "moved"), PROMPTS.values(), ids=PROMPTS)
+@pytest.mark.parametrize("mirror", [False, True])
+def test_the_scan_is_answered_as_it_is_without_a_frame(model, processor, image, bare, moved, mirror):
+    asked = [(image, bare), (framed(image), moved)]
+    alone, within = segment(model, processor, asked, mirror=mirror, **OPTIONS)
+    left, top, right, bottom = BORDERS
+    for name in MAPS:
+        wanted = np.pad(getattr(alone, name), ((top, bottom), (left, right)))
+        np.testing.assert_array_equal(getattr(within, name), wanted, err_msg=name)
+    assert alone.mask.any()
+    assert within.presence == alone.presence
+
+
+def test_the_pipeline_cuts_it_too(model, processor, image):
+    segmenter = pipeline("lesion-segmentation", model=model, image_processor=processor.image_processor)
+    alone, within = segmenter([image, framed(image)], **OPTIONS)
+    x1, y1, x2, y2 = alone["box"]
+    assert within["box"] == [x1 + 30, y1 + 20, x2 + 30, y2 + 20]
+    assert within["mask"].size == framed(image).size
+
+
+def test_captions_and_a_ruler_belong_to_the_frame(image):
+    picture = ImageOps.expand(scan(240, 320, 4)[0], (80, 60, 120, 40), 0)
+    draw = ImageDraw.Draw(picture)
+    draw.text((90, 10), "L12-5  MI 0.8  TIS 0.1", fill=255)
+    draw.text((330, 320), "RT BREAST 2:00", fill=255)
+    for depth in range(60, 300, 20):
+        draw.line([(420, depth), (428, depth)], fill=255)
+    assert BlackFrame.around(picture).box == (80, 60, 400, 300)
+
+
+@given(borders=st.tuples(*[st.integers(0, 90)] * 4), height=st.integers(30, 90), width=st.integers(30, 90))
+@settings(deadline=None)
+def test_it_ends_where_the_scan_begins(borders, height, width):
+    bright = PIL.Image.new("L", (width, height), 90)
+    picture = ImageOps.expand(bright, borders, 0)
+    frame = BlackFrame.around(picture)
+    assert frame.box == (borders[0], borders[1], borders[0] + width, borders[1] + height)
+    assert np.array_equal(frame.put_back(np.asarray(picture.crop(frame.box))), np.asarray(picture))
+
+
+@pytest.mark.parametrize("gray", [0, 3, 90])
+def test_an_even_picture_has_no_frame(gray):
+    assert BlackFrame.around(PIL.Image.new("RGB", (40, 30), (gray,) * 3)) == BlackFrame.none(40, 30)
+
+
+def test_a_shadow_at_the_bottom_is_scan(image):
+    pixels = np.array(image)
+    pixels[40:, :50] = 0
+    assert BlackFrame.around(PIL.Image.fromarray(pixels)) == BlackFrame.none(64, 48)
+
+
+def test_a_prompt_outside_is_told_the_size_of_the_picture(model, processor, image):
+    with pytest.raises(ValueError, match="outside their image of 144x78 pixels"):
+        list(segment(model, processor, [(framed(image), {"input_points": [[145, 20]]})]))
