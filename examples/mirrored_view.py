@@ -31,12 +31,7 @@ def compared(model: Any, processor: Any, dataset: Any) -> Rows:
     plain, both = (evaluate(model, processor, dataset, quiet=True, mirror=mirror)[0] for mirror in (False, True))
     rows = []
     for column in COLUMNS:
-        dice = [
-            np.array(
-                [row["final"]["dice"] for row in results["per_image"] if row["column"] == column and row["lesion"]]
-            )
-            for results in (plain, both)
-        ]
+        dice = [lesion_dice(results, column) for results in (plain, both)]
         summaries = [results["columns"][column] for results in (plain, both)]
         rows.append(
             {
@@ -50,6 +45,12 @@ def compared(model: Any, processor: Any, dataset: Any) -> Rows:
             }
         )
     return rows
+
+
+def lesion_dice(results: dict[str, Any], column: str) -> np.ndarray:
+    """Of every lesion of an evaluation."""
+    rows = (row for row in results["per_image"] if row["column"] == column and row["lesion"])
+    return np.array([row["final"]["dice"] for row in rows])
 
 
 def markdown(rows: Rows) -> str:

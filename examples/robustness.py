@@ -48,10 +48,13 @@ def compressed(gray: np.ndarray, mask: np.ndarray) -> Pair:
     return np.asarray(PIL.Image.open(file)) / 255, mask
 
 
-def framed(gray: np.ndarray, mask: np.ndarray) -> Pair:
-    """In a black frame a fifth of the picture wide, as many scanners export it."""
-    frame = [(side // 5, side // 5) for side in gray.shape]
-    return np.pad(gray, frame), np.pad(mask, frame)
+def framed(level: float) -> Callable[[np.ndarray, np.ndarray], Pair]:
+    """In a frame a fifth of the picture wide, as many scanners export it; only a black one is cut off."""
+    return lambda gray, mask: (_wider(gray, constant_values=level), _wider(mask))
+
+
+def _wider(array: np.ndarray, **filled: float) -> np.ndarray:
+    return np.pad(array, [(side // 5, side // 5) for side in array.shape], **filled)
 
 
 def on_black(gray: np.ndarray, mask: np.ndarray) -> Pair:
@@ -104,7 +107,8 @@ CHANGES = {
     "blurred": tone(lambda gray: ndimage.gaussian_filter(gray, max(gray.shape) / 128)),
     "96 pixels": coarsely,
     "JPEG at quality 10": compressed,
-    "black frame": framed,
+    "black frame": framed(0),
+    "dark gray frame": framed(0.2),
     "black below": on_black,
     "turned, black corners": turned,
     "zoomed in": zoomed,

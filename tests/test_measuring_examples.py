@@ -10,10 +10,12 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 import pytest
+import torch
 from conftest import SAMPLES
 from safetensors.torch import load_file
 from test_examples import EXAMPLES, commands
 
+from sfrecsam_hf.checkpoints import load_checkpoint
 from sfrecsam_hf.splits import load_split
 
 SMALL = ["--epochs", "1", "--image-size", "32", "--batch-size", "4"]
@@ -146,7 +148,7 @@ def test_robustness_compares_every_change_with_the_unchanged_pictures(run, tiny_
         assert plain["difference"] == 0
         assert plain["lesions"] == sum(masks)
         for row in changed:
-            assert row["difference"], f"{row['change']} changes nothing"
+            assert bool(row["difference"]) != row["change"].startswith("black"), f"{row['change']}: frames are cut off"
             assert row["lesions"] <= plain["lesions"]
             assert row["normals"] == plain["normals"] == len(masks) - sum(masks)
             assert f"| {data} | {row['change']} | {row['lesions']} | {row['dice']:.3f} |" in printed
@@ -161,6 +163,28 @@ def test_a_change_moves_the_outline_with_the_picture():
         assert gray.shape == moved.shape, name
         assert moved.dtype == bool, name
         assert gray[moved].mean() > 2 * gray[~moved].mean() or name == "a third of the contrast", name
+
+
+def test_every_part_is_switched_off_by_itself_and_back_on(run, tiny_checkpoint):
+    printed = run(commands("switched_off.py")[0], "--model", str(tiny_checkpoint))
+    rows = json.loads(Path("switched_off/switched_off.json").read_text())
+    script = runpy.run_path(str(EXAMPLES / "switched_off.py"))
+    model, _ = load_checkpoint(str(tiny_checkpoint), "cpu")
+    learned = {name: parameter.clone() for name, parameter in model.named_parameters()}
+    for part, pattern in script["PARTS"].items():
+        with script["switched_off"](model, pattern):
+            changed = [
+                name for name, parameter in model.named_parameters() if not torch.equal(parameter, learned[name])
+            ]
+        assert changed, part
+        assert all(torch.equal(parameter, learned[name]) for name, parameter in model.named_parameters()), part
+        for data in ("BUSI", "BUS-BRA"):
+            chosen = [row for row in rows if (row["data"], row["switched_off"]) == (data, part)]
+            assert [row["prompt"] for row in chosen] == ["auto", "oracle-point"]
+            assert any(row["difference"] for row in chosen) or part == "fusion of prompts and features", part
+            assert all(
+                f"| {part} | {row['prompt']} | {row['lesions']} | {row['dice']:.3f} |" in printed for row in chosen
+            )
 
 
 def test_each_corrector_is_compared_with_the_initial_mask(run, tiny_checkpoint):
