@@ -88,6 +88,29 @@ def test_a_normal_scan_is_no_lesion_when_mirrored_either(calibrated):
     assert 0.5 < calibrated(segmentations, images, mirrored=mirrored)["presence_threshold"] < 0.9
 
 
+def test_a_mirror_image_is_shown_and_its_answer_judged_by_the_mirrored_mask(monkeypatch):
+    """Two lesions on the left are worth more than a normal scan, but half of their views alone would not be."""
+    left = np.zeros((SIDE, SIDE), np.uint8)
+    left[:, : SIDE // 2] = 255
+    pictures = [*[left] * 42, np.zeros_like(left)]
+    dataset = Dataset.from_dict({"image": pictures, "mask": pictures}, Features({n: Image() for n in COLUMNS}))
+    presence = np.repeat([0.2, 0.2, *[0.9] * 40, 0.3], 2)
+    asked = []
+
+    def seen(model, processor, images, **options):
+        for image, score in zip(images, presence, strict=True):
+            asked.append(np.asarray(image))
+            found = asked[-1] > 0
+            found[0] = not found.any()
+            uncertainty = np.full(found.shape, 0.5)
+            yield Segmentation(found, found, uncertainty, uncertainty, uncertainty, score, 0.5)
+
+    monkeypatch.setattr(calibration, "segment", seen)
+    assert calibrate(None, None, dataset)["presence_threshold"] < 0.2
+    assert np.array_equal(asked[1], asked[0][:, ::-1])
+    assert not np.array_equal(asked[1], asked[0])
+
+
 def test_presence_is_left_alone_without_a_normal_scan_to_spare(calibrated):
     assert calibrated(*answers(0.7, 0.2, [0.3, 0.9])).keys() == {"suspicion_threshold"}
 
