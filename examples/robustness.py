@@ -74,6 +74,13 @@ def turned(gray: np.ndarray, mask: np.ndarray) -> Pair:
     return tuple(ndimage.rotate(array, 15, reshape=False, order=order) for array, order in ((gray, 1), (mask, 0)))
 
 
+def steered(gray: np.ndarray, mask: np.ndarray) -> Pair:
+    """With black upper corners, as where beams at the sides are steered outwards."""
+    depth, across = np.linspace(1, 0, gray.shape[0])[:, None], np.linspace(-1, 1, gray.shape[1])
+    inside = np.abs(across) < 1 - 0.3 * depth
+    return gray * inside, mask & inside
+
+
 def stretched(height: float, width: float) -> Callable[[np.ndarray, np.ndarray], Pair]:
     """To other proportions."""
     return lambda gray, mask: tuple(
@@ -111,6 +118,7 @@ CHANGES = {
     "dark gray frame": framed(0.2),
     "black below": on_black,
     "turned, black corners": turned,
+    "steered, black corners": steered,
     "zoomed in": zoomed,
     "half as wide again": stretched(1, 1.5),
     "half as tall again": stretched(1.5, 1),

@@ -53,7 +53,7 @@ def frequency_story(model: SFRecSamModel, encoded: EncodedImage) -> FrequencySto
     valid = valid_region(pixels, encoded.reshaped_size)
     pyramid = branch(pixels, valid.to(pixels.dtype))
     height, width = encoded.reshaped_size[0].tolist()
-    picture = shown(encoded.image.crop(encoded.frame.box))
+    picture = shown(encoded.frame.cut(encoded.image))
     total, shares = np.zeros((picture.height, picture.width)), []
     for level, stage in enumerate(branch.stages):
         spatial, stride = stage(pyramid[level]), 2 ** (level + 2)

@@ -93,7 +93,7 @@ class StagedModel:
     def encode(self, image: PIL.Image.Image) -> EncodedImage:
         """Runs the image encoder: the slow part, once per image."""
         frame = BlackFrame.around(image)
-        inputs = self.processor(image.crop(frame.box)).to(self.model.device, self.model.dtype)
+        inputs = self.processor(frame.cut(image)).to(self.model.device, self.model.dtype)
         reshaped_size = inputs["reshaped_input_sizes"].int()
         embeddings = self.model.get_image_embeddings(inputs["pixel_values"], reshaped_size)
         return EncodedImage(image, frame, inputs["pixel_values"], reshaped_size, embeddings)

@@ -94,6 +94,30 @@ def test_a_shadow_at_the_bottom_is_scan(image):
     assert BlackFrame.around(PIL.Image.fromarray(pixels)) == BlackFrame.none(64, 48)
 
 
+def test_rows_go_on_into_black_corners(model, processor):
+    pixels = np.array(scan(60, 80, 5)[0]).clip(20)
+    steered, wanted = pixels.copy(), pixels.copy()
+    for row in range(30):
+        left, right = 30 - row, 80 - (30 - row) // 2
+        steered[row, :left] = steered[row, right:] = 0
+        wanted[row, :left], wanted[row, right:] = pixels[row, left], pixels[row, right - 1]
+    picture = PIL.Image.fromarray(steered)
+    frame = BlackFrame.around(picture)
+    assert frame == BlackFrame.none(80, 60)
+    np.testing.assert_array_equal(np.asarray(frame.cut(picture)), wanted)
+    seen, meant = segment(model, processor, [picture, PIL.Image.fromarray(wanted)], **OPTIONS)
+    np.testing.assert_array_equal(seen.probability, meant.probability)
+    turned = ImageOps.flip(picture)
+    np.testing.assert_array_equal(np.asarray(frame.cut(turned)), wanted[::-1])
+
+
+def test_a_cyst_at_the_edge_is_no_corner():
+    pixels = np.array(scan(60, 80, 5)[0]).clip(20)
+    pixels[20:40, :25] = pixels[15:30, 60:] = 0
+    picture = PIL.Image.fromarray(pixels)
+    np.testing.assert_array_equal(np.asarray(BlackFrame.around(picture).cut(picture)), pixels)
+
+
 def test_a_prompt_outside_is_told_the_size_of_the_picture(model, processor, image):
     with pytest.raises(ValueError, match="outside their image of 144x78 pixels"):
         list(segment(model, processor, [(framed(image), {"input_points": [[145, 20]]})]))

@@ -193,7 +193,7 @@ def _prepare(processor: Any, pairs: list[tuple[Any, dict[str, Any]]]) -> tuple[A
     """The processor's tensors of the scans, and the black frames around them."""
     pictures = [read_rgb(image, name=f"image {index}") for index, (image, _) in enumerate(pairs)]
     frames = [BlackFrame.around(picture) for picture in pictures]
-    scans = [picture.crop(frame.box) for picture, frame in zip(pictures, frames, strict=True)]
+    scans = [frame.cut(picture) for picture, frame in zip(pictures, frames, strict=True)]
     kinds = {name for _, prompts in pairs for name in prompts}
     prompts = {name: [given.get(name) for _, given in pairs] for name in kinds}
     return processor(scans, frames=frames, **prompts), frames
