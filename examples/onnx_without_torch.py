@@ -3,7 +3,7 @@
     python examples/onnx_without_torch.py exported space/samples/bus_0180-l.png space/samples/bus_0560-r.png
 
 The folder is what `sfrecsam export --output exported` has written. `--samples 0` makes it a graph of one pass. The
-graph sees a picture as it is: cut the black around a scan off first, as `sfrecsam_hf.black_frame` does.
+graph sees a picture as it is: cut the frame around a scan off first, as `sfrecsam_hf.scan_frame` does.
 """
 
 import argparse

@@ -49,7 +49,7 @@ def compressed(gray: np.ndarray, mask: np.ndarray) -> Pair:
 
 
 def framed(level: float) -> Callable[[np.ndarray, np.ndarray], Pair]:
-    """In a frame a fifth of the picture wide, as many scanners export it; only a black one is cut off."""
+    """In a frame a fifth of the picture wide, as many scanners and programs export it."""
     return lambda gray, mask: (_wider(gray, constant_values=level), _wider(mask))
 
 

@@ -13,8 +13,8 @@ from sfrecsam_hf import (
     SFRecSamOutput,
     SFRecSamProcessor,
 )
-from sfrecsam_hf.black_frame import BlackFrame
 from sfrecsam_hf.outputs_sfrecsam import withheld
+from sfrecsam_hf.scan_frame import ScanFrame
 from sfrecsam_hf.segmentation import segmentations
 
 
@@ -47,14 +47,14 @@ class EncodedImage:
 
     Args:
         image (`PIL.Image.Image`): RGB, upright.
-        frame ([`BlackFrame`]): What the encoder was not shown.
+        frame ([`ScanFrame`]): What the encoder was not shown.
         pixel_values (`torch.Tensor` of shape `(1, 3, size, size)`): The model's input.
         reshaped_size (`torch.Tensor` of shape `(1, 2)`): Height and width of the scan inside the input's padding.
         embeddings ([`SFRecSamImageEmbeddings`]): From `get_image_embeddings`.
     """
 
     image: PIL.Image.Image
-    frame: BlackFrame
+    frame: ScanFrame
     pixel_values: torch.Tensor
     reshaped_size: torch.Tensor
     embeddings: SFRecSamImageEmbeddings
@@ -92,7 +92,7 @@ class StagedModel:
     @torch.inference_mode()
     def encode(self, image: PIL.Image.Image) -> EncodedImage:
         """Runs the image encoder: the slow part, once per image."""
-        frame = BlackFrame.around(image)
+        frame = ScanFrame.around(image)
         inputs = self.processor(frame.cut(image)).to(self.model.device, self.model.dtype)
         reshaped_size = inputs["reshaped_input_sizes"].int()
         embeddings = self.model.get_image_embeddings(inputs["pixel_values"], reshaped_size)

@@ -88,7 +88,7 @@ def test_the_same_mask_as_the_pipeline(client, segmenter, prompts):
 
 
 @pytest.mark.parametrize("prompts", [{}, {"points": [[130, 140]]}, {"box": [10, 80, 180, 180]}], ids=str)
-def test_a_black_frame_is_cut_off_as_by_the_pipeline(client, loaded, tmp_path, prompts):
+def test_a_scan_frame_is_cut_off_as_by_the_pipeline(client, loaded, tmp_path, prompts):
     path = tmp_path / "framed.png"
     PIL.ImageOps.expand(PIL.Image.open(SAMPLES[0]), (30, 20, 60, 10), 0).save(path)
     mask, _ = client.predict(handed(path), **prompts, api_name="/segment")

@@ -37,8 +37,8 @@ class _SFRecSamPipeline:
 
 class LesionSegmentationPipeline(_SFRecSamPipeline, Pipeline):
     """
-    Outlines the lesion in breast-ultrasound images and says where it is uncertain. What is black around a scan is cut
-    off before the model looks.
+    Outlines the lesion in breast-ultrasound images and says where it is uncertain. An even frame around the scan
+    is cut off before the model looks.
 
     ```python
     from transformers import pipeline

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from transformers import BatchFeature, SamProcessor
 
-from .black_frame import BlackFrame
 from .prompts import ABSENT
+from .scan_frame import ScanFrame
 
 
 class SFRecSamProcessor(SamProcessor):
@@ -25,7 +25,7 @@ class SFRecSamProcessor(SamProcessor):
         input_points: list[Any] | None = None,
         input_labels: list[Any] | None = None,
         input_boxes: list[Any] | None = None,
-        frames: list[BlackFrame] | None = None,
+        frames: list[ScanFrame] | None = None,
         **kwargs: Any,
     ) -> BatchFeature:
         """
@@ -37,7 +37,7 @@ class SFRecSamProcessor(SamProcessor):
                 None for an image that the model is to prompt itself.
             input_labels (`list`, *optional*): The same nesting: 1 for lesion, 0 for background; all 1 if left out.
             input_boxes (`list`, *optional*): For each image its `[x1, y1, x2, y2]` boxes, one mask each, or None.
-            frames (`list[BlackFrame]`, *optional*):
+            frames (`list[ScanFrame]`, *optional*):
                 What was cut off each image; prompts are then in pixels of the picture before.
 
         Returns:
@@ -48,7 +48,7 @@ class SFRecSamProcessor(SamProcessor):
         """
         kwargs.setdefault("return_tensors", "pt")
         encoding = self.image_processor(images, segmentation_maps=segmentation_maps, **kwargs)
-        frames = frames or [BlackFrame.none(int(width), int(height)) for height, width in encoding["original_sizes"]]
+        frames = frames or [ScanFrame.none(int(width), int(height)) for height, width in encoding["original_sizes"]]
         if input_labels is not None and input_points is None:
             raise ValueError("input_labels need input_points; pass both or neither.")
         prompts = (("input_points", input_points), ("input_labels", input_labels), ("input_boxes", input_boxes))
@@ -73,7 +73,7 @@ class SFRecSamProcessor(SamProcessor):
             encoding["input_boxes"] = torch.stack([_padded(entry, (rows, 4)) for entry in boxes])
         return encoding
 
-    def _mapped(self, coordinates: np.ndarray, frame: BlackFrame, name: str) -> np.ndarray:
+    def _mapped(self, coordinates: np.ndarray, frame: ScanFrame, name: str) -> np.ndarray:
         """Coordinates of the original image in pixels of the model's input; absent ones stay absent."""
         width, height = frame.size
         corners = coordinates.shape[-1] // 2

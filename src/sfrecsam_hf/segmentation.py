@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from .black_frame import BlackFrame
 from .image_processing_sfrecsam import SFRecSamImageProcessorPil
 from .image_reading import read_rgb
 from .mirrored_view import both_views
 from .modeling_sfrecsam import SFRecSamModel, SFRecSamOutput
+from .scan_frame import ScanFrame
 
 MAPS = ("mask", "initial_mask", "probability", "final_probability", "uncertainty")
 
@@ -41,8 +41,8 @@ class Segmentation:
     presence: float
     score: float
 
-    def inside(self, frame: BlackFrame) -> "Segmentation":
-        """The answer for the picture whose scan alone was segmented: nothing, for certain, on its black frame."""
+    def inside(self, frame: ScanFrame) -> "Segmentation":
+        """The answer for the picture whose scan alone was segmented: nothing, for certain, on its frame."""
         return replace(self, **{name: frame.put_back(getattr(self, name)) for name in MAPS})
 
     def measurements(self) -> dict[str, float | int | list[int] | None]:
@@ -147,7 +147,7 @@ def segment(
     """
     Segments any number of images, a batch at a time, in constant memory.
 
-    A black frame around a scan is cut off first, see [`BlackFrame`]: the model hardly ever saw one in training.
+    The frame around a scan is cut off first, see [`ScanFrame`]: the model hardly ever saw one in training.
 
     Args:
         model ([`SFRecSamModel`]): In evaluation mode.
@@ -182,17 +182,17 @@ def segment_batch(
     return _answer(model, processor, *_prepare(processor, pairs), **options)
 
 
-def _next_batch(processor: Any, images: Iterator[Any], batch_size: int) -> tuple[Any, list[BlackFrame]] | None:
+def _next_batch(processor: Any, images: Iterator[Any], batch_size: int) -> tuple[Any, list[ScanFrame]] | None:
     batch = list(islice(images, batch_size))
     if not batch:
         return None
     return _prepare(processor, [entry if isinstance(entry, tuple) else (entry, {}) for entry in batch])
 
 
-def _prepare(processor: Any, pairs: list[tuple[Any, dict[str, Any]]]) -> tuple[Any, list[BlackFrame]]:
-    """The processor's tensors of the scans, and the black frames around them."""
+def _prepare(processor: Any, pairs: list[tuple[Any, dict[str, Any]]]) -> tuple[Any, list[ScanFrame]]:
+    """The processor's tensors of the scans, and the frames around them."""
     pictures = [read_rgb(image, name=f"image {index}") for index, (image, _) in enumerate(pairs)]
-    frames = [BlackFrame.around(picture) for picture in pictures]
+    frames = [ScanFrame.around(picture) for picture in pictures]
     scans = [frame.cut(picture) for picture, frame in zip(pictures, frames, strict=True)]
     kinds = {name for _, prompts in pairs for name in prompts}
     prompts = {name: [given.get(name) for _, given in pairs] for name in kinds}
@@ -204,7 +204,7 @@ def _answer(
     model: SFRecSamModel,
     processor: Any,
     inputs: Any,
-    frames: list[BlackFrame],
+    frames: list[ScanFrame],
     mirror: bool = False,
     **options: Any,
 ) -> list[Segmentation]:

@@ -1,4 +1,4 @@
-"""A black frame around a scan changes nothing: it is cut off before the model looks, and put back afterwards."""
+"""A frame around a scan changes nothing: it is cut off before the model looks, and put back afterwards."""
 
 import numpy as np
 import PIL.Image
@@ -10,7 +10,7 @@ from PIL import ImageDraw, ImageOps
 from transformers import pipeline
 
 from sfrecsam_hf import segment
-from sfrecsam_hf.black_frame import BlackFrame
+from sfrecsam_hf.scan_frame import ScanFrame
 
 BORDERS = (30, 20, 50, 10)  # left, top, right, bottom
 OPTIONS = {"mc_samples": 2, "presence_threshold": 0.0}
@@ -32,8 +32,8 @@ PROMPTS = {
         {"input_points": [[20, 30], [35, 10]], "input_labels": [1, 0]},
         {"input_points": [[50, 50], [65, 30]], "input_labels": [1, 0]},
     ),
-    "a point on the black": ({"input_points": [[64, 30]]}, {"input_points": [[100, 50]]}),
-    "a box reaching over the black": ({"input_boxes": [[0, 6, 30, 48]]}, {"input_boxes": [[3, 26, 60, 70]]}),
+    "a point on the frame": ({"input_points": [[64, 30]]}, {"input_points": [[100, 50]]}),
+    "a box reaching over the frame": ({"input_boxes": [[0, 6, 30, 48]]}, {"input_boxes": [[3, 26, 60, 70]]}),
 }
 
 
@@ -65,33 +65,43 @@ def test_captions_and_a_ruler_belong_to_the_frame(image):
     draw.text((330, 320), "RT BREAST 2:00", fill=255)
     for depth in range(60, 300, 20):
         draw.line([(420, depth), (428, depth)], fill=255)
-    assert BlackFrame.around(picture).box == (80, 60, 400, 300)
+    assert ScanFrame.around(picture).box == (80, 60, 400, 300)
 
 
-@given(
-    borders=st.tuples(*[st.integers(0, 90)] * 4),
-    height=st.integers(30, 90),
-    width=st.integers(30, 90),
-    black=st.integers(0, 4),
-)
+SCAN = PIL.Image.fromarray(np.array(scan(90, 120, 6)[0]).clip(12, 250))
+
+
+@given(borders=st.tuples(*[st.integers(0, 90)] * 4), black=st.integers(0, 4))
 @settings(deadline=None)
-def test_it_ends_where_the_scan_begins(borders, height, width, black):
-    bright = PIL.Image.new("L", (width, height), 90)
-    picture = ImageOps.expand(bright, borders, black)
-    frame = BlackFrame.around(picture)
-    assert frame.box == (borders[0], borders[1], borders[0] + width, borders[1] + height)
-    assert np.array_equal(frame.put_back(np.asarray(bright)), np.asarray(ImageOps.expand(bright, borders, 0)))
+def test_black_ends_where_the_scan_begins(borders, black):
+    frame = ScanFrame.around(ImageOps.expand(SCAN, borders, black))
+    assert frame.box == (borders[0], borders[1], borders[0] + 120, borders[1] + 90)
+    assert np.array_equal(frame.put_back(np.asarray(SCAN)), np.asarray(ImageOps.expand(SCAN, borders, 0)))
+
+
+@given(outer=st.integers(5, 40), gray=st.integers(0, 255), inner=st.integers(0, 40))
+@settings(deadline=None)
+def test_any_gray_that_goes_all_round_is_a_frame_and_may_hold_a_black_one(outer, gray, inner):
+    picture = ImageOps.expand(ImageOps.expand(SCAN, inner, 0), outer, gray)
+    start = outer + inner
+    assert ScanFrame.around(picture).box == (start, start, start + 120, start + 90)
+
+
+def test_even_tissue_below_is_scan():
+    pixels = np.array(SCAN)
+    pixels[60:] = 40
+    assert ScanFrame.around(PIL.Image.fromarray(pixels)) == ScanFrame.none(120, 90)
 
 
 @pytest.mark.parametrize("gray", [0, 3, 90])
 def test_an_even_picture_has_no_frame(gray):
-    assert BlackFrame.around(PIL.Image.new("RGB", (40, 30), (gray,) * 3)) == BlackFrame.none(40, 30)
+    assert ScanFrame.around(PIL.Image.new("RGB", (40, 30), (gray,) * 3)) == ScanFrame.none(40, 30)
 
 
 def test_a_shadow_at_the_bottom_is_scan(image):
     pixels = np.array(image)
     pixels[40:, :50] = 0
-    assert BlackFrame.around(PIL.Image.fromarray(pixels)) == BlackFrame.none(64, 48)
+    assert ScanFrame.around(PIL.Image.fromarray(pixels)) == ScanFrame.none(64, 48)
 
 
 def test_rows_go_on_into_black_corners(model, processor):
@@ -102,8 +112,8 @@ def test_rows_go_on_into_black_corners(model, processor):
         steered[row, :left] = steered[row, right:] = 0
         wanted[row, :left], wanted[row, right:] = pixels[row, left], pixels[row, right - 1]
     picture = PIL.Image.fromarray(steered)
-    frame = BlackFrame.around(picture)
-    assert frame == BlackFrame.none(80, 60)
+    frame = ScanFrame.around(picture)
+    assert frame == ScanFrame.none(80, 60)
     np.testing.assert_array_equal(np.asarray(frame.cut(picture)), wanted)
     seen, meant = segment(model, processor, [picture, PIL.Image.fromarray(wanted)], **OPTIONS)
     np.testing.assert_array_equal(seen.probability, meant.probability)
@@ -115,7 +125,7 @@ def test_a_cyst_at_the_edge_is_no_corner():
     pixels = np.array(scan(60, 80, 5)[0]).clip(20)
     pixels[20:40, :25] = pixels[15:30, 60:] = 0
     picture = PIL.Image.fromarray(pixels)
-    np.testing.assert_array_equal(np.asarray(BlackFrame.around(picture).cut(picture)), pixels)
+    np.testing.assert_array_equal(np.asarray(ScanFrame.around(picture).cut(picture)), pixels)
 
 
 def test_a_prompt_outside_is_told_the_size_of_the_picture(model, processor, image):
