@@ -87,6 +87,11 @@ def test_any_gray_that_goes_all_round_is_a_frame_and_may_hold_a_black_one(outer,
     assert ScanFrame.around(picture).box == (start, start, start + 120, start + 90)
 
 
+def test_a_frame_may_leave_one_side_open():
+    picture = ImageOps.expand(SCAN, (40, 40, 40, 0), 52)
+    assert ScanFrame.around(picture).box == (40, 40, 160, 130)
+
+
 def test_even_tissue_below_is_scan():
     pixels = np.array(SCAN)
     pixels[60:] = 40
