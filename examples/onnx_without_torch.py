@@ -2,8 +2,8 @@
 
     python examples/onnx_without_torch.py exported space/samples/bus_0180-l.png space/samples/bus_0560-r.png
 
-The folder is what `sfrecsam export --output exported` has written. `--samples 0` makes it a graph of one pass. The
-graph sees a picture as it is: cut the frame around a scan off first, as `sfrecsam_hf.scan_frame` does.
+The folder is what `sfrecsam export --output exported` has written. `--samples 0` makes it a graph of one pass. The one
+file of this package that is needed, `scan_frame.py`, needs no more than NumPy and Pillow: take it along.
 """
 
 import argparse
@@ -15,6 +15,8 @@ import numpy as np
 import onnxruntime
 import PIL.Image
 import PIL.ImageOps
+
+from sfrecsam_hf.scan_frame import ScanFrame
 
 MEAN, STD = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])
 
@@ -60,11 +62,13 @@ def segment(
     for first in range(0, len(paths), batch_size):
         some = paths[first : first + batch_size]
         images = [read(path) for path in some]
-        pixels, inside = zip(*(prepared(image, side) for image in images), strict=True)
+        frames = [ScanFrame.around(image) for image in images]
+        scans = [frame.cut(image) for frame, image in zip(frames, images, strict=True)]
+        pixels, inside = zip(*(prepared(scan, side) for scan in scans), strict=True)
         inputs = {"pixel_values": np.stack(pixels), "pixel_mask": np.stack(inside)}
         probability, presence = session.run(["probability", "presence"], inputs)
-        for path, image, one, score in zip(some, images, probability, presence, strict=True):
-            yield path, restored(one[0], image, side), float(score)
+        for path, frame, scan, one, score in zip(some, frames, scans, probability, presence, strict=True):
+            yield path, frame.put_back(restored(one[0], scan, side)), float(score)
 
 
 def main() -> None:

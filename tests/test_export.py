@@ -74,7 +74,7 @@ WITHOUT_TORCH = """
 import runpy
 import sys
 
-sys.modules |= dict.fromkeys(("torch", "transformers", "sfrecsam_hf"))
+sys.modules |= dict.fromkeys(("torch", "transformers"))
 sys.argv = sys.argv[1:]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
