@@ -7,7 +7,7 @@
 Three trainings for each seed (no fusion, spatial, spatial-frequency) and one for each U-Net, from scratch, on the same
 images for as many epochs; the last of ours also trains its correctors, which are then switched on one by one. Whatever
 is finished in the output folder is not done again. Writes `ablation.json` and `ablation.md`: means over seeds, and the
-difference to the row before, paired by image, with bootstrap 95 % intervals. `--fusions`, `--networks` and
+difference to the row before, paired by image, with bootstrap 95 % intervals over images. `--fusions`, `--networks` and
 `--correction-epochs 0` leave rows out.
 """
 
@@ -107,8 +107,9 @@ def summary(seeds: list[dict[str, list[dict[str, Any]]]]) -> list[dict[str, Any]
             line[metric] = float(images[:, index].mean())
             line[f"{metric}_over_seeds"] = float(values[:, :, index].mean(axis=1).std(ddof=len(seeds) > 1))
         if BEFORE.get(row) in tables:
-            before = tables[BEFORE[row]].mean(axis=0)
-            line |= {"against": BEFORE[row], **difference(images[:, 0], before[:, 0])}
+            before = tables[BEFORE[row]]
+            line |= {"against": BEFORE[row], **difference(images[:, 0], before.mean(axis=0)[:, 0])}
+            line["difference_of_each_seed"] = (values - before)[:, :, 0].mean(axis=1).tolist()
         lines.append(line)
     return lines
 
@@ -124,16 +125,18 @@ def markdown(lines: list[dict[str, Any]], settings: dict[str, Any]) -> str:
     text = [
         f"{len(settings['train'])} data sets, {settings['epochs']} epochs and {settings['correction_epochs']} of the "
         f"correctors, {settings['image_size']} px, {lines[0]['seeds']} seeds; automatic prompts, validation lesions, "
-        "original size, no image refused. The difference is in Dice, paired by image, with its 95 % interval.",
+        "original size, no image refused. The difference is in Dice, paired by image, with its 95 % interval over "
+        "images; how much of it is luck with a seed, the last column shows.",
         "",
-        "| row | Dice | sd over seeds | precision | recall | against | difference |",
-        "|---|---|---|---|---|---|---|",
+        "| row | Dice | sd over seeds | precision | recall | against | difference | of each seed |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for line in lines:
         against = signed(line) if "low" in line else ""
+        each = ", ".join(f"{value:+.3f}" for value in line.get("difference_of_each_seed", []))
         text.append(
             f"| {line['row']} | {line['dice']:.3f} | {line['dice_over_seeds']:.3f} | {line['precision']:.3f} | "
-            f"{line['recall']:.3f} | {line.get('against', '')} | {against} |"
+            f"{line['recall']:.3f} | {line.get('against', '')} | {against} | {each} |"
         )
     return "\n".join(text) + "\n"
 

@@ -53,6 +53,8 @@ def test_the_ablation_has_every_row_and_goes_on_where_it_was(run):
         if "against" in line:
             assert line["difference"] == pytest.approx(line["dice"] - rows[line["against"]]["dice"])
             assert line["low"] <= line["difference"] <= line["high"]
+            assert np.mean(line["difference_of_each_seed"]) == pytest.approx(line["difference"])
+            assert len(set(line["difference_of_each_seed"])) == 2 or not line["difference"]
 
 
 def test_rows_of_the_ablation_can_be_left_out(run):
