@@ -168,6 +168,24 @@ def test_a_change_moves_the_outline_with_the_picture():
         assert gray[moved].mean() > 2 * gray[~moved].mean() or name == "a third of the contrast", name
 
 
+def test_frames_are_counted_and_what_they_take_from_lesions(run):
+    folder = Path("framed")
+    for name in ("images", "masks"):
+        (folder / name).mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for index, (gray, top) in enumerate(((0, 20), (0, 2), (90, 20), (90, 20), (90, 20))):
+        pixels, mask = np.full((60, 60), gray, np.uint8), np.zeros((60, 60), np.uint8)
+        pixels[10:50, 10:50] = rng.integers(20, 250, (40, 40))
+        if gray:
+            pixels = rng.integers(20, 250, (60, 60)).astype(np.uint8)
+        mask[top : top + 9, 20:30] = 255
+        PIL.Image.fromarray(pixels).save(folder / "images" / f"{index}.png")
+        PIL.Image.fromarray(mask).save(folder / "masks" / f"{index}.png")
+    printed = run([*commands("scan_frames.py")[0][:2], "framed"])
+    assert printed == Path("scan_frames.md").read_text()
+    assert printed.splitlines()[-1] == "| framed | 5 | 2 | 1 |"
+
+
 def test_every_part_is_switched_off_by_itself_and_back_on(run, tiny_checkpoint):
     printed = run(commands("switched_off.py")[0], "--model", str(tiny_checkpoint))
     rows = json.loads(Path("switched_off/switched_off.json").read_text())
