@@ -102,14 +102,13 @@ class StagedModel:
     def decode(self, encoded: EncodedImage, prompt: Prompt, mc_samples: int) -> SFRecSamOutput:
         """Decodes the stochastic passes; no mask is emptied yet, that is for `correct` to decide."""
         height, width = encoded.reshaped_size[0].tolist()
-        scale = np.divide((width, height), encoded.frame.scan_size)
         prompts = {}
         if prompt.points:
-            points = encoded.frame.moved(np.array(prompt.points)) * scale
+            points = encoded.frame.moved(np.array(prompt.points), (width, height))
             prompts["input_points"] = torch.tensor(points[None, None]).float().to(self.model.device)
             prompts["input_labels"] = torch.tensor(prompt.labels, device=self.model.device)[None, None]
         if prompt.box is not None:
-            box = encoded.frame.moved(np.array(prompt.box)) * np.tile(scale, 2)
+            box = encoded.frame.moved(np.array(prompt.box), (width, height))
             prompts["input_boxes"] = torch.tensor(box[None, None]).float().to(self.model.device)
         return self.model(
             image_embeddings=encoded.embeddings,

@@ -1,5 +1,7 @@
 """Promise: the exported files answer as the model does, at any batch size, with the Fourier transform inside."""
 
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +13,7 @@ import pytest
 import torch
 from conftest import SAMPLES
 
-from sfrecsam_hf import segment
+from sfrecsam_hf import scan_frame, segment
 from sfrecsam_hf.checkpoints import load_checkpoint
 from sfrecsam_hf.cli import main
 from sfrecsam_hf.export import ANSWER, GRAPHS, TOLERANCE, example_inputs, run_onnx, settled
@@ -81,12 +83,17 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 def test_image_files_are_segmented_without_torch(exported, tiny_checkpoint, tmp_path):
+    taken_along = tmp_path / "alone" / "sfrecsam_hf"
+    taken_along.mkdir(parents=True)
+    (taken_along / "__init__.py").touch()
+    shutil.copy(scan_frame.__file__, taken_along)
     scans = sorted(SAMPLES.glob("*[lr].png"))
     tall = tmp_path / "tall.png"
     PIL.Image.open(scans[0]).crop((40, 0, 160, 250)).save(tall)
     images = [*scans, tall]
     command = [sys.executable, "-c", WITHOUT_TORCH, EXAMPLE, exported, *images, "--output", tmp_path / "masks"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    environment = {**os.environ, "PYTHONPATH": str(taken_along.parent)}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr
     assert "7 images, " in done.stdout.splitlines()[-1]
     for image, found in zip(images, segment(*load_checkpoint(tiny_checkpoint), images), strict=True):

@@ -76,15 +76,13 @@ class SFRecSamProcessor(SamProcessor):
     def _mapped(self, coordinates: np.ndarray, frame: ScanFrame, name: str) -> np.ndarray:
         """Coordinates of the original image in pixels of the model's input; absent ones stay absent."""
         width, height = frame.size
-        corners = coordinates.shape[-1] // 2
         absent = coordinates == ABSENT
-        limits = np.tile([width, height], corners)
+        limits = np.tile([width, height], coordinates.shape[-1] // 2)
         if not (absent | ((coordinates >= 0) & (coordinates <= limits))).all():
             raise ValueError(f"{name} {coordinates.tolist()} lie outside their image of {width}x{height} pixels.")
         width, height = frame.scan_size
-        resized = self.image_processor._get_preprocess_shape((height, width), self.target_size)
-        scale = np.tile([resized[1] / width, resized[0] / height], corners)
-        return np.where(absent, ABSENT, frame.moved(coordinates) * scale)
+        height, width = self.image_processor._get_preprocess_shape((height, width), self.target_size)
+        return np.where(absent, ABSENT, frame.moved(coordinates, (width, height)))
 
 
 def _points_and_labels(points: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
