@@ -115,6 +115,7 @@ class TrainingRun:
             config.box_share,
             config.transplant_share,
             config.echo_share,
+            config.absence_share,
             quiet=not main,
         )
         self.batches = EpochBatches(
