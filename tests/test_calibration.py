@@ -140,8 +140,15 @@ def lesion() -> torch.Tensor:
 @pytest.fixture
 def pictured(lesion) -> Dataset:
     """Three images of that lesion."""
-    pictures = [np.asarray(lesion, dtype=np.uint8) * 255] * 3
-    return Dataset.from_dict({"image": pictures, "mask": pictures}, Features({n: Image() for n in COLUMNS}))
+    return pictures_of(lesion)
+
+
+def pictures_of(lesion: torch.Tensor, frame: int = 0) -> Dataset:
+    """Three of them, in a black frame of so many pixels."""
+    mask = np.asarray(lesion, dtype=np.uint8) * 255
+    tissue = np.random.default_rng(0).integers(60, 200, mask.shape, dtype=np.uint8)
+    image, mask = (np.pad(pixels, frame) for pixels in (tissue, mask))
+    return Dataset.from_dict({"image": [image] * 3, "mask": [mask] * 3}, Features({n: Image() for n in COLUMNS}))
 
 
 class Answering:
@@ -164,6 +171,24 @@ class Answering:
 def test_correctors_are_let_in_as_far_as_they_help_and_no_further(processor, lesion, pictured, wrong_at):
     found = calibrate_correction(Answering(lesion, wrong_at), processor, pictured)["suspicion_threshold"]
     assert found == pytest.approx(0.55)
+
+
+def test_frames_around_the_images_are_cut_off_here_too(processor):
+    """A correction that is right about a lesion in the scan's corner, which in the framed picture is elsewhere."""
+    corner = torch.zeros(IMAGE_SIZE, IMAGE_SIZE, dtype=torch.bool)
+    corner[: IMAGE_SIZE // 4, : IMAGE_SIZE // 4] = True
+    shown = []
+
+    class Seeing(Answering):
+        def __call__(self, **inputs) -> dict[str, torch.Tensor]:
+            shown.append(inputs["pixel_values"])
+            return super().__call__(**inputs)
+
+    right = Seeing(corner, 0.6)
+    right.initial, right.corrected = right.corrected, torch.where(corner, 5.0, -5.0)
+    for frame in (0, IMAGE_SIZE // 2):
+        assert calibrate_correction(right, processor, pictures_of(corner, frame))["suspicion_threshold"] < 0.6
+    assert torch.equal(*shown)
 
 
 def test_what_correctors_cost_a_click_counts_too(processor, lesion, pictured):

@@ -10,9 +10,11 @@ from PIL import ImageOps
 from PIL.Image import Image
 from sklearn.metrics import roc_curve
 
+from .image_reading import read_rgb
 from .metrics import overlap
 from .modeling_sfrecsam import SFRecSamModel
 from .oracle_prompts import oracle_point
+from .scan_frame import ScanFrame
 from .segmentation import segment
 
 LESION_SENSITIVITY = 0.95
@@ -84,6 +86,13 @@ def _presence_threshold(decided: list[tuple[float, bool, float]]) -> float:
     return float(np.mean([0.0, *presence][refused : refused + 2]))
 
 
+def _without_frame(row: dict[str, Image]) -> tuple[Image, np.ndarray]:
+    """What [`segment`] shows the model of an image, and the boolean mask of that part."""
+    picture = read_rgb(row["image"])
+    frame = ScanFrame.around(picture)
+    return frame.cut(picture), np.asarray(row["mask"].crop(frame.box)) > 0
+
+
 @torch.inference_mode()
 def calibrate_correction(
     model: SFRecSamModel, processor: Any, validation: Dataset, clicked: bool = False
@@ -103,8 +112,8 @@ def calibrate_correction(
         validation (`datasets.Dataset`): With the columns `image` and `mask`.
         clicked (`bool`): Ask for each mask a second time, with one click on the lesion.
     """
-    lesions = [(row["image"], np.asarray(row["mask"]) > 0) for row in validation.select_columns(["image", "mask"])]
-    lesions = [(image, true) for image, true in lesions if true.any()]
+    scans = (_without_frame(row) for row in validation.select_columns(["image", "mask"]))
+    lesions = [(image, true) for image, true in scans if true.any()]
     asked = [(image, true, None) for image, true in lesions]
     if clicked:
         asked += [(image, true, [oracle_point(true)]) for image, true in lesions]
