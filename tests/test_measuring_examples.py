@@ -12,12 +12,16 @@ import PIL.Image
 import pytest
 import torch
 from conftest import SAMPLES
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file
 from test_examples import EXAMPLES, commands
 
 from sfrecsam_hf.checkpoints import load_checkpoint
 from sfrecsam_hf.splits import load_split
 
+sys.path.insert(0, str(EXAMPLES))
+PARTS = runpy.run_path(str(EXAMPLES / "beside_the_lesion.py"))["parts"]
 SMALL = ["--epochs", "1", "--image-size", "32", "--batch-size", "4"]
 
 
@@ -244,3 +248,41 @@ def test_the_benchmark_times_every_rival_and_stage_and_keeps_what_it_has(run, mo
     with pytest.raises(TypeError):
         run(command, "--rivals", "SF-RecSAM", "--output", "interrupted")
     assert len(json.loads(Path("interrupted/benchmark.json").read_text())["runs"]) == 2
+
+
+@settings(max_examples=80, deadline=None)
+@given(size=st.tuples(*[st.integers(8, 90)] * 2), lesion=st.tuples(*[st.floats(0, 1)] * 4))
+def test_one_crop_holds_the_whole_lesion_and_the_other_nothing_of_it(size, lesion):
+    mask = np.zeros(size, bool)
+    (top, bottom), (left, right) = (
+        sorted(int(place * (side - 1)) for place in pair)
+        for pair, side in zip((lesion[:2], lesion[2:]), size, strict=True)
+    )
+    mask[top : bottom + 1, left : right + 1] = True
+    found = PARTS(mask)
+    if found is None:
+        assert (bottom - top + 1) / size[0] > 0.15 or (right - left + 1) / size[1] > 0.15
+        return
+    held, beside = found
+    assert mask[held].sum() == mask.sum()
+    assert not mask[beside].any()
+    assert mask[held].shape == mask[beside].shape
+
+
+def test_presence_is_asked_with_the_lesion_and_beside_it(run, tiny_checkpoint):
+    rng = np.random.default_rng(0)
+    for index in range(10):
+        mask = np.zeros((60, 70), np.uint8)
+        mask[20:30, 5 * index : 5 * index + 12] = 255
+        for name, pixels in (("images", rng.integers(20, 250, (60, 70)).astype(np.uint8)), ("masks", mask)):
+            Path("small", name).mkdir(parents=True, exist_ok=True)
+            PIL.Image.fromarray(pixels).save(f"small/{name}/{index}.png")
+    printed = run(
+        [*commands("beside_the_lesion.py")[0][:2], "--data", "small", "BUS-BRA", "--model", str(tiny_checkpoint)]
+    )
+    assert Path("beside_the_lesion/beside_the_lesion.md").read_text() in printed
+    small, other = json.loads(Path("beside_the_lesion/beside_the_lesion.json").read_text())
+    assert small["scans"] == len(load_split("small", "val"))
+    assert max(small["held_given_a_mask"], small["beside_given_a_mask"]) <= small["scans"]
+    assert 0 <= small["auroc"] <= 1
+    assert other["scans"] or other["auroc"] is None
