@@ -20,7 +20,7 @@ def augment(
     images: Tensor, masks: Tensor, sizes: Tensor, seeds: list[int], strength: float = 1.0
 ) -> tuple[Tensor, Tensor, Tensor]:
     """
-    Flips, affine and elastic warps, black frames, gamma, gain, depth-dependent attenuation, lateral shading, an
+    Flips, affine and elastic warps, corners, gamma, gain, depth-dependent attenuation, lateral shading, an
     acoustic shadow, speckle and blur.
 
     Args:
@@ -56,8 +56,8 @@ def _warped(
     Flip, rotation to 15 degrees, scale from 0.74 to 1.65, stretch to 1.16 and shift about the image's own centre, and
     a smooth displacement of up to a few hundredths of the side.
 
-    Where the image leaves a part of its place uncovered, that part becomes padding, or in 3 of 10 images a black frame
-    and black corners, as scanners export them.
+    Where the image leaves a part of its place uncovered, that part becomes padding, or in 3 of 10 images its edge goes
+    on there: so [`ScanFrame`] fills the corners of steered beams and turned pictures.
     """
     height, width = images.shape[-2:]
     side = torch.tensor([height, width])
@@ -83,11 +83,14 @@ def _warped(
     waves = torch.stack([torch.randn(2, *WAVES, generator=generator) for generator in generators])
     waves = F.interpolate(waves, size=(height, width), mode="bicubic", align_corners=False)
     grid = grid + (_column(uniform(0, 0.06, 0.5)) * waves).permute(0, 2, 3, 1)
-    framed = _column(uniform(1, 1, 0.3) > 0).float()
+    covered = F.grid_sample(valid, grid, mode="nearest", align_corners=False)
+    filled = _column(uniform(1, 1, 0.3) > 0)
+    first, last = 1 / side - 1, (2 * sizes - 1) / side - 1
+    within = grid.clamp(first.flip(0), last.flip(1)[:, None, None])
     return (
-        F.grid_sample(images, grid, align_corners=False),
+        F.grid_sample(images, torch.where(filled, within, grid), align_corners=False),
         (F.grid_sample(masks, grid, align_corners=False) > 0.5).float(),
-        torch.maximum(F.grid_sample(valid, grid, mode="nearest", align_corners=False), framed * valid),
+        torch.where(filled, torch.maximum(valid, covered), covered),
     )
 
 
