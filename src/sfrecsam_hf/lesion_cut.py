@@ -70,14 +70,3 @@ def window(picture: np.ndarray, place: tuple[int, int], cut: Cut) -> np.ndarray:
     """The part of a picture that the cut covers if its top left corner lies there; a view."""
     height, width = cut.alpha.shape
     return picture[place[0] : place[0] + height, place[1] : place[1] + width]
-
-
-def blended(
-    host: np.ndarray, place: tuple[int, int], donor: np.ndarray, source: tuple[int, int], cut: Cut
-) -> np.ndarray:
-    """The host with the donor's patch, scaled to the brightness that the host has along the patch's edge."""
-    image = host.copy()
-    target, patch = window(image, place, cut), window(donor, source, cut).astype(np.float32)
-    gain = np.clip((target[cut.edge].mean() + 8) / (patch[cut.edge].mean() + 8), 0.5, 2)
-    target[:] = np.clip(target + cut.alpha * (gain * patch - target), 0, 255).round()
-    return image

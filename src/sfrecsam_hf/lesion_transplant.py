@@ -10,7 +10,7 @@ Only images with a prompt are changed: as part of what the model must find by it
 
 import numpy as np
 
-from .lesion_cut import Scan, blended, cut_of, free_place, window
+from .lesion_cut import Cut, Scan, cut_of, free_place, window
 
 
 def transplanted(host: Scan, donor: Scan, rng: np.random.Generator) -> Scan:
@@ -37,7 +37,7 @@ def transplanted(host: Scan, donor: Scan, rng: np.random.Generator) -> Scan:
     if place is None:
         return host
     if rng.random() < 0.6:
-        image = blended(host.image, place, donor.image, (cut.row, cut.column), cut)
+        image = _blended(host.image, place, donor.image, (cut.row, cut.column), cut)
         added = np.zeros_like(host.mask)
         window(added, place, cut)[:] = cut.lesion
         pointed = host.mask if host.mask.any() and rng.random() < 0.5 else added
@@ -45,4 +45,15 @@ def transplanted(host: Scan, donor: Scan, rng: np.random.Generator) -> Scan:
     source = free_place(donor.mask, cut, rng)
     if source is None:
         return host
-    return Scan(blended(host.image, place, donor.image, source, cut), host.mask, host.pointed)
+    return Scan(_blended(host.image, place, donor.image, source, cut), host.mask, host.pointed)
+
+
+def _blended(
+    host: np.ndarray, place: tuple[int, int], donor: np.ndarray, source: tuple[int, int], cut: Cut
+) -> np.ndarray:
+    """The host with the donor's patch, scaled to the brightness that the host has along the patch's edge."""
+    image = host.copy()
+    target, patch = window(image, place, cut), window(donor, source, cut).astype(np.float32)
+    gain = np.clip((target[cut.edge].mean() + 8) / (patch[cut.edge].mean() + 8), 0.5, 2)
+    target[:] = np.clip(target + cut.alpha * (gain * patch - target), 0, 255).round()
+    return image

@@ -115,7 +115,6 @@ class TrainingRun:
             config.box_share,
             config.transplant_share,
             config.echo_share,
-            config.absence_share,
             quiet=not main,
         )
         self.batches = EpochBatches(

@@ -47,8 +47,6 @@ class TrainingConfig:
         transplant_share (`float`): Share of the images with a prompt in which a second lesion is put, or a decoy.
         echo_share (`float`): Share of all images in which lesions are about as bright as the tissue around them, or
             tissue as dark as a lesion.
-        absence_share (`float`): Share of the images without a prompt that are cropped, or partly covered with tissue,
-            half of them so that no lesion is left.
         mc_samples (`int`, *optional*): Samples in stage 2; the configuration's if not given.
         mixed_precision (`str`): `"no"`, `"bf16"` or `"fp16"`.
         patience (`int`): Validations without a better Dice after which a stage ends; 0 never ends early.
@@ -88,7 +86,6 @@ class TrainingConfig:
     box_share: float = 0.1
     transplant_share: float = 0.0
     echo_share: float = 0.0
-    absence_share: float = 0.0
     mc_samples: int | None = 4
     mixed_precision: str = "no"
     patience: int = 0
@@ -113,8 +110,7 @@ class TrainingConfig:
         for name in (*counts, "weight_decay", "augmentation"):
             if (getattr(self, name) or 0) < 0:
                 raise ValueError(f"{name}={getattr(self, name)} must be 0 or more.")
-        shares = ("click_share", "box_share", "transplant_share", "echo_share", "absence_share")
-        for name in ("warmup", "ema_decay", *shares):
+        for name in ("warmup", "ema_decay", "click_share", "box_share", "transplant_share", "echo_share"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 0 and below 1.")
         for name in ("learning_rate", "correction_learning_rate", "clip"):

@@ -11,7 +11,6 @@ from tqdm import tqdm
 
 from .augmentation import augment
 from .image_processing_sfrecsam import SFRecSamImageProcessorPil
-from .lesion_absence import with_or_without
 from .lesion_cut import Scan
 from .lesion_echo import with_other_echo
 from .lesion_transplant import transplanted
@@ -38,7 +37,6 @@ class TrainingImages(torch.utils.data.Dataset):
         box_share (`float`): Share of lesion images that get a loose box.
         transplant_share (`float`): Share of the images with a prompt in which tissue is moved about.
         echo_share (`float`): Share of the images in which lesion and tissue change their brightness.
-        absence_share (`float`): Share of the images without a prompt that lose their lesion, or might have.
     """
 
     def __init__(
@@ -51,12 +49,11 @@ class TrainingImages(torch.utils.data.Dataset):
         box_share: float = 0.0,
         transplant_share: float = 0.0,
         echo_share: float = 0.0,
-        absence_share: float = 0.0,
         quiet: bool = False,
     ):
         self.seed, self.augmentation = seed, augmentation
         self.click_share, self.box_share, self.transplant_share = click_share, box_share, transplant_share
-        self.echo_share, self.absence_share = echo_share, absence_share
+        self.echo_share = echo_share
         self.channel_mean = torch.tensor(processor.image_mean)[:, None, None]
         self.channel_std = torch.tensor(processor.image_std)[:, None, None]
         images, masks, sizes = [], [], []
@@ -121,14 +118,13 @@ class TrainingImages(torch.utils.data.Dataset):
         rng = np.random.default_rng(seed)
         transplanting = prompted and rng.random() < self.transplant_share
         echoing = rng.random() < self.echo_share
-        losing = not prompted and rng.random() < self.absence_share
-        changes = [(transplanting, transplanted), (echoing, with_other_echo), (losing, with_or_without)]
-        if not any(happens for happens, _ in changes):
+        if not (transplanting or echoing):
             return image, masks
         scan = self._scan(index)
-        for happens, change in changes:
-            if happens:
-                scan = change(scan, self._scan(int(rng.integers(len(self)))), rng)
+        if transplanting:
+            scan = transplanted(scan, self._scan(int(rng.integers(len(self)))), rng)
+        if echoing:
+            scan = with_other_echo(scan, self._scan(int(rng.integers(len(self)))), rng)
         height, width = scan.mask.shape
         image, masks = image.clone(), masks.clone()
         image[0, :height, :width] = torch.from_numpy(scan.image)
