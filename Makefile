@@ -53,8 +53,7 @@ checkpoint: $(VENV)/installed
 	$(AVERAGE) runs/tiny-11/best runs/tiny-12/best --whole coarse_mask_head.gates --keep prompt_fusion --output runs/tiny-12-averaged
 	$(RECIPE)tiny_9_correctors.yaml $(BOTH) --model runs/tiny-12-averaged --output runs/tiny-13
 	$(RECIPE)tiny_10_presence.yaml $(ALONE) --model runs/tiny-13/best --output runs/tiny-14
-	$(RECIPE)tiny_12_correctors.yaml $(BOTH) --model runs/tiny-14/best --output runs/tiny-15
-	$(RECIPE)tiny_13_presence.yaml $(BOTH) --model runs/tiny-15/best --output runs/tiny
+	$(RECIPE)tiny_12_correctors.yaml $(BOTH) --model runs/tiny-14/best --output runs/tiny
 	$(BIN)/sfrecsam evaluate --data "$(BUSI)" --splits "$(SPLITS)" --split val --model runs/tiny/best --output runs/tiny/evaluation
 	$(BIN)/sfrecsam evaluate --data "$(BUSBRA)" --split val --model runs/tiny/best --output runs/tiny/evaluation/bus-bra
 
