@@ -10,11 +10,12 @@ them apart. Where no corner of at least two fifths of either side is free, or th
 left out. Counts what the presence threshold lets through. Writes `beside_the_lesion.json` and `beside_the_lesion.md`.
 """
 
+from collections.abc import Sequence
 from itertools import product
 from typing import Any
 
 import numpy as np
-from mirrored_view import Rows, tabulate
+from mirrored_view import Rows, as_table, tabulate
 from sklearn.metrics import roc_auc_score
 
 from sfrecsam_hf import segment
@@ -33,14 +34,18 @@ def parts(mask: np.ndarray) -> tuple[Part, Part] | None:
             return None
         ends = [(0, whole - side) for whole, side in zip(mask.shape, size, strict=True)]
         for corner in product(*ends):
-            free = tuple(slice(start, start + side) for start, side in zip(corner, size, strict=True))
+            free = _part(corner, size)
             if not mask[free].any():
                 centred = [
-                    min(max((start + end - side) // 2, 0), whole - side)
-                    for (start, end), side, whole in zip(extent, size, mask.shape, strict=True)
+                    min(max((start + end - side) // 2, 0), last)
+                    for (start, end), side, (_, last) in zip(extent, size, ends, strict=True)
                 ]
-                return tuple(slice(start, start + side) for start, side in zip(centred, size, strict=True)), free
+                return _part(centred, size), free
     return None
+
+
+def _part(starts: Sequence[int], size: Sequence[int]) -> Part:
+    return tuple(slice(start, start + side) for start, side in zip(starts, size, strict=True))
 
 
 def compared(model: Any, processor: Any, dataset: Any) -> Rows:
@@ -63,12 +68,11 @@ def compared(model: Any, processor: Any, dataset: Any) -> Rows:
 
 def markdown(rows: Rows) -> str:
     """The rows as a table."""
-    lines = ["| " + " | ".join(HEADS) + " |", "|---" * len(HEADS) + "|"]
+    lines = []
     for row in rows:
         told = "" if row["auroc"] is None else f"{row['auroc']:.3f}"
-        cells = (row["data"], row["scans"], row["held_given_a_mask"], row["beside_given_a_mask"], told)
-        lines.append("| " + " | ".join(map(str, cells)) + " |")
-    return "\n".join(lines) + "\n"
+        lines.append((row["data"], row["scans"], row["held_given_a_mask"], row["beside_given_a_mask"], told))
+    return as_table(HEADS, lines)
 
 
 if __name__ == "__main__":

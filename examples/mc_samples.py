@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+from mirrored_view import as_table
 
 from sfrecsam_hf.checkpoints import load_checkpoint
 from sfrecsam_hf.evaluation import evaluate
@@ -79,13 +80,11 @@ def main() -> None:
     output = Path(options.output)
     output.mkdir(parents=True, exist_ok=True)
     (output / "mc_samples.json").write_text(json.dumps(rows, indent=1) + "\n")
-    lines = ["| " + " | ".join(HEADS) + " |", "|---" * len(HEADS) + "|"]
-    for row in rows:
-        cells = (f"{row[name]:.3f}" if isinstance(row[name], float) else str(row[name]) for name in COLUMNS)
-        lines.append("| " + " | ".join(cells) + " |")
-    (output / "mc_samples.md").write_text("\n".join(lines) + "\n")
+    shown = [[f"{row[name]:.3f}" if isinstance(row[name], float) else row[name] for name in COLUMNS] for row in rows]
+    table = as_table(HEADS, shown)
+    (output / "mc_samples.md").write_text(table)
     draw(rows, output / "mc_samples.png")
-    print("\n".join(lines))
+    print(table, end="")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ Lesions at their original size, with the thresholds of the checkpoint. Writes `m
 
 import argparse
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,15 +56,19 @@ def lesion_dice(results: dict[str, Any], column: str) -> np.ndarray:
 def markdown(rows: Rows) -> str:
     """The rows as a table; pairs read `alone -> with the mirror image`."""
     heads = (*HEADS, *QUALITIES.values(), "normal scans given a mask", "s/image")
-    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+    lines = []
     for row in rows:
         pairs = [row[name] for name in (*QUALITIES, "normals_given_a_mask", "seconds_per_image")]
         shown = ["" if None in pair else f"{pair[0]:.3f} -> {pair[1]:.3f}" for pair in pairs]
         dice = [f"{value:.3f}" for value in row["dice"]]
-        lines.append(
-            f"| {' | '.join([row['data'], row['prompt'], str(row['lesions']), *dice, signed(row), *shown])} |"
-        )
-    return "\n".join(lines) + "\n"
+        lines.append((row["data"], row["prompt"], row["lesions"], *dice, signed(row), *shown))
+    return as_table(heads, lines)
+
+
+def as_table(heads: Sequence[str], lines: Iterable[Iterable[Any]]) -> str:
+    """In Markdown, with every cell as `str` shows it."""
+    first, *rest = (f"| {' | '.join(map(str, cells))} |" for cells in (heads, *lines))
+    return "\n".join([first, "|---" * len(heads) + "|", *rest]) + "\n"
 
 
 def tabulate(about: str, name: str, measure: Callable[[Any, Any, Any], Rows], table: Callable[[Rows], str]) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import PIL.Image
-from mirrored_view import Rows, tabulate
+from mirrored_view import Rows, as_table, tabulate
 from scipy import ndimage
 from unet_baseline import difference, signed
 
@@ -169,21 +169,13 @@ def compared(model: Any, processor: Any, dataset: Any) -> Rows:
 
 def markdown(rows: Rows) -> str:
     """The rows as a table."""
-    lines = ["| " + " | ".join(HEADS) + " |", "|---" * len(HEADS) + "|"]
+    lines = []
     for row in rows:
         normals = f"{row['normals_given_a_mask']} of {row['normals']}" if row["normals"] else ""
         shown = "" if row["change"] == "none" else signed(row)
-        cells = (
-            row["data"],
-            row["change"],
-            row["lesions"],
-            f"{row['dice']:.3f}",
-            shown,
-            row["lesions_refused"],
-            normals,
-        )
-        lines.append("| " + " | ".join(map(str, cells)) + " |")
-    return "\n".join(lines) + "\n"
+        dice = f"{row['dice']:.3f}"
+        lines.append((row["data"], row["change"], row["lesions"], dice, shown, row["lesions_refused"], normals))
+    return as_table(HEADS, lines)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import argparse
 from pathlib import Path
 
 import numpy as np
+from mirrored_view import as_table
 from tqdm import tqdm
 
 from sfrecsam_hf.scan_frame import ScanFrame
@@ -31,7 +32,7 @@ def main() -> None:
     parser.add_argument("--output", default="scan_frames.md", help="table to write (%(default)s)")
     options = parser.parse_args()
 
-    lines = ["| " + " | ".join(HEADS) + " |", "|---" * len(HEADS) + "|"]
+    lines = []
     for source in options.data:
         lost, touched = [], 0
         for dataset in (load_split(source, split) for split in ("train", "val")):
@@ -41,9 +42,10 @@ def main() -> None:
                 unseen = changed(np.asarray(image), frame, np.asarray(frame.cut(image)))
                 lost.append(unseen.mean())
                 touched += (unseen & (np.asarray(row["mask"]) > 0)).any()
-        lines.append(f"| {Path(source).name} | {len(lost)} | {sum(share >= 0.01 for share in lost)} | {touched} |")
-    Path(options.output).write_text("\n".join(lines) + "\n")
-    print("\n".join(lines))
+        lines.append((Path(source).name, len(lost), sum(share >= 0.01 for share in lost), touched))
+    table = as_table(HEADS, lines)
+    Path(options.output).write_text(table)
+    print(table, end="")
 
 
 if __name__ == "__main__":

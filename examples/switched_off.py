@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from mirrored_view import Rows, lesion_dice, tabulate
+from mirrored_view import Rows, as_table, lesion_dice, tabulate
 from unet_baseline import difference, signed
 
 from sfrecsam_hf.evaluation import COLUMNS, evaluate
@@ -69,12 +69,12 @@ def _row(part: str, column: str, values: np.ndarray, whole: np.ndarray | None = 
 
 def markdown(rows: Rows) -> str:
     """The rows as a table."""
-    lines = ["| " + " | ".join(HEADS) + " |", "|---" * len(HEADS) + "|"]
+    lines = []
     for row in rows:
-        cells = [str(row[name]) for name in ("data", "switched_off", "prompt", "lesions")]
+        cells = [row[name] for name in ("data", "switched_off", "prompt", "lesions")]
         shown = signed(row) if "difference" in row else ""
-        lines.append(f"| {' | '.join(cells)} | {row['dice']:.3f} | {shown} |")
-    return "\n".join(lines) + "\n"
+        lines.append((*cells, f"{row['dice']:.3f}", shown))
+    return as_table(HEADS, lines)
 
 
 if __name__ == "__main__":

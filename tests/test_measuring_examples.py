@@ -31,7 +31,6 @@ def run(tmp_path, monkeypatch, capsys, busi_folder):
     for name, target in (("examples", EXAMPLES), ("BUSI", busi_folder), ("BUS-BRA", SAMPLES)):
         (tmp_path / name).symlink_to(target)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(EXAMPLES))
 
     def python(command: list[str], *more: str) -> str:
         monkeypatch.setattr(sys, "argv", [*command[1:], *more])
