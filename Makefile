@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo space test browser lint checkpoint clean
+.PHONY: demo space test browser lint checkpoint retrain clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -31,9 +31,13 @@ browser: $(VENV)/installed
 # How the bundled checkpoint was made: make checkpoint BUSI=DIR BUSBRA=DIR SPLITS=CSV
 RECIPE := $(BIN)/sfrecsam train examples/configs/
 AVERAGE := $(BIN)/python examples/average_checkpoints.py
-checkpoint: ALONE := --splits "$(SPLITS)" --validation "$(BUSI)" --train "$(BUSI)"
-checkpoint: BASE := $(ALONE) "$(BUSBRA)"
-checkpoint: BOTH := $(BASE) --validation "$(BUSI)" "$(BUSBRA)"
+define MEASURE
+$(BIN)/sfrecsam evaluate --data "$(BUSI)" --splits "$(SPLITS)" --split val --model $(1)/best --output $(1)/evaluation
+$(BIN)/sfrecsam evaluate --data "$(BUSBRA)" --split val --model $(1)/best --output $(1)/evaluation/bus-bra
+endef
+checkpoint retrain: ALONE := --splits "$(SPLITS)" --validation "$(BUSI)" --train "$(BUSI)"
+checkpoint retrain: BASE := $(ALONE) "$(BUSBRA)"
+checkpoint retrain: BOTH := $(BASE) --validation "$(BUSI)" "$(BUSBRA)"
 checkpoint: $(VENV)/installed
 	$(RECIPE)tiny_1_from_scratch.yaml $(BASE) --output runs/tiny-1
 	$(RECIPE)tiny_2_annealed.yaml $(BASE) --model runs/tiny-1/best --output runs/tiny-2
@@ -54,8 +58,18 @@ checkpoint: $(VENV)/installed
 	$(RECIPE)tiny_9_correctors.yaml $(BOTH) --model runs/tiny-12-averaged --output runs/tiny-13
 	$(RECIPE)tiny_10_presence.yaml $(ALONE) --model runs/tiny-13/best --output runs/tiny-14
 	$(RECIPE)tiny_12_correctors.yaml $(BOTH) --model runs/tiny-14/best --output runs/tiny
-	$(BIN)/sfrecsam evaluate --data "$(BUSI)" --splits "$(SPLITS)" --split val --model runs/tiny/best --output runs/tiny/evaluation
-	$(BIN)/sfrecsam evaluate --data "$(BUSBRA)" --split val --model runs/tiny/best --output runs/tiny/evaluation/bus-bra
+	$(call MEASURE,runs/tiny)
+
+# A checkpoint from nothing in a fifth of that time, starting on scans that nobody took: make retrain BUSI=DIR BUSBRA=DIR SPLITS=CSV
+SYNTHETIC := --splits "$(SPLITS)" --train runs/synthetic --validation "$(BUSI)" "$(BUSBRA)"
+retrain: $(VENV)/installed
+	$(BIN)/python examples/synthetic_scans.py --count 4000 --output runs/synthetic
+	$(RECIPE)retrain_1_synthetic.yaml $(SYNTHETIC) --output runs/retrain-1
+	$(RECIPE)retrain_2_real.yaml $(BOTH) --model runs/retrain-1/best --output runs/retrain-2
+	$(RECIPE)retrain_3_full_size.yaml $(BOTH) --model runs/retrain-2/best --output runs/retrain-3
+	$(RECIPE)tiny_10_presence.yaml $(ALONE) --model runs/retrain-3/best --output runs/retrain-4
+	$(RECIPE)tiny_12_correctors.yaml $(BOTH) --model runs/retrain-4/best --output runs/retrain
+	$(call MEASURE,runs/retrain)
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check --fix .
