@@ -60,7 +60,7 @@ checkpoint: $(VENV)/installed
 	$(RECIPE)tiny_12_correctors.yaml $(BOTH) --model runs/tiny-14/best --output runs/tiny
 	$(call MEASURE,runs/tiny)
 
-# A checkpoint from nothing in a fifth of that time, starting on scans that nobody took: make retrain BUSI=DIR BUSBRA=DIR SPLITS=CSV
+# Another from nothing, in under a quarter of the time, that begins with scans that nobody took: make retrain, the same.
 SYNTHETIC := --splits "$(SPLITS)" --train runs/synthetic --validation "$(BUSI)" "$(BUSBRA)"
 retrain: $(VENV)/installed
 	$(BIN)/python examples/synthetic_scans.py --count 4000 --output runs/synthetic
