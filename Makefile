@@ -60,11 +60,10 @@ checkpoint: $(VENV)/installed
 	$(RECIPE)tiny_12_correctors.yaml $(BOTH) --model runs/tiny-14/best --output runs/tiny
 	$(call MEASURE,runs/tiny)
 
-# Another from nothing, in under a quarter of the time, that begins with scans that nobody took: make retrain, the same.
-SYNTHETIC := --splits "$(SPLITS)" --train runs/synthetic --validation "$(BUSI)" "$(BUSBRA)"
+# Another from nothing, which begins with scans that nobody took: make retrain BUSI=DIR BUSBRA=DIR SPLITS=CSV
 retrain: $(VENV)/installed
 	$(BIN)/python examples/synthetic_scans.py --count 4000 --output runs/synthetic
-	$(RECIPE)retrain_1_synthetic.yaml $(SYNTHETIC) --output runs/retrain-1
+	$(RECIPE)retrain_1_synthetic.yaml $(BOTH) --train runs/synthetic --output runs/retrain-1
 	$(RECIPE)retrain_2_real.yaml $(BOTH) --model runs/retrain-1/best --output runs/retrain-2
 	$(RECIPE)retrain_3_full_size.yaml $(BOTH) --model runs/retrain-2/best --output runs/retrain-3
 	$(RECIPE)tiny_10_presence.yaml $(ALONE) --model runs/retrain-3/best --output runs/retrain-4
