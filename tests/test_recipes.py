@@ -48,9 +48,9 @@ def test_each_part_begins_with_what_an_earlier_one_made_and_the_last_is_measured
     assert status == 0
     made = set()
     for words in map(str.split, calls):
-        needed = [word.removesuffix("/best") for word in words if word.startswith("runs/")]
         output = words[words.index("--output") + 1]
-        assert made.issuperset(name for name in needed if not name.startswith(output)), words
+        needed = {word.removesuffix("/best") for word in words if word.startswith("runs/")} - {output}
+        assert needed <= made, words
         made.add(output)
     assert [call.split()[:2] for call in calls[-2:]] == [["sfrecsam", "evaluate"]] * 2
     assert all(f"--model runs/{last}/best" in call for call in calls[-2:])
