@@ -11,10 +11,7 @@ from sfrecsam_hf.frequency_fusion import FrequencyFilter
 
 
 @given(
-    height=st.integers(1, 40),
-    width=st.integers(1, 40),
-    bins=st.integers(2, 20),
-    noise=st.sampled_from([0.0, 0.5, 3.0]),
+    height=st.integers(1, 40), width=st.integers(1, 40), bins=st.integers(2, 20), noise=st.sampled_from([0.0, 0.5, 3.0])
 )
 @settings(deadline=None, max_examples=40)
 def test_an_evaluated_filter_is_without_noise(height, width, bins, noise):

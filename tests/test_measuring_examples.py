@@ -18,7 +18,6 @@ from safetensors.torch import load_file
 from test_examples import EXAMPLES, commands
 
 from sfrecsam_hf.checkpoints import load_checkpoint
-from sfrecsam_hf.data import load_folder
 from sfrecsam_hf.splits import load_split
 
 sys.path.insert(0, str(EXAMPLES))
@@ -286,20 +285,3 @@ def test_presence_is_asked_with_the_lesion_and_beside_it(run, tiny_checkpoint):
     assert max(small["held_given_a_mask"], small["beside_given_a_mask"]) <= small["scans"]
     assert 0 <= small["auroc"] <= 1
     assert other["scans"] or other["auroc"] is None
-
-
-@pytest.mark.parametrize("data", ["BUSI", "BUS-BRA"])
-def test_missed_training_images_keep_name_mask_and_split(run, tiny_checkpoint, data):
-    names = load_folder(data)["name"]
-    rows = [f"{name},{name},{'val' if index % 3 == 1 else 'train'}" for index, name in enumerate(names)]
-    Path("splits.csv").write_text("\n".join(["image,group,split", *rows]))
-    command = [*commands("missed_images.py")[0], "--data", data, "--model", str(tiny_checkpoint), "--below"]
-    masks = {row["name"]: np.asarray(row["mask"]) > 0 for row in load_split(data, "train", "splits.csv")}
-    lesions = {name for name, mask in masks.items() if mask.any()}
-    assert run(command, "2").startswith(f"{len(lesions)} of {len(masks)} ")
-    again = load_split("missed", "train", "splits.csv")
-    assert set(again["name"]) == lesions
-    for row in again:
-        np.testing.assert_array_equal(np.asarray(row["mask"]) > 0, masks[row["name"]])
-    assert run(command, "0", "--output", "none").startswith("0 of ")
-    assert not Path("none").exists()
