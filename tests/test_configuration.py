@@ -98,7 +98,6 @@ WHOLE = {
     "branch_channels": ((8, 16), r"ends at stride 4, but must end at the token distance patch_size=8"),
     "mask_stride": (3, r"mask_stride=3 is not one of the branch's strides"),
     "filter_bins": (1, r"filter_bins=1 must be 2 or more"),
-    "filter_noise": (-1.0, r"filter_noise=-1.0 must be 0 or more"),
     "corrector_channels": (0, r"corrector_channels=0 .*1 or more"),
     "mc_samples": (-1, r"mc_samples=-1 must be 0 or more"),
     "sample_dropout": (1.0, r"sample_dropout=1.0 must be at least 0 and below 1"),

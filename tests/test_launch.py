@@ -33,11 +33,10 @@ sys.exit(main(sys.argv[1:]))
 
 def settings(folder: Path, output: Path, **changes) -> Path:
     """Written beside the output; two processes of two images each see what one sees of four."""
-    vision = {**TINY_PARTS["vision_config"], "encoder_dropout": 0.0}
-    without_chance = {"vision_config": vision, "sample_dropout": 0.0, "filter_noise": 0.0}
+    dropout = {"vision_config": {**TINY_PARTS["vision_config"], "encoder_dropout": 0.0}, "sample_dropout": 0.0}
     common = {"epochs": 1, "correction_epochs": 1, "mc_samples": 2, "ema_decay": 0.0, "tracker": None, "overlays": 0}
     data = {"train": [str(folder)], "validation": [str(folder)], "output": str(output)}
-    chosen = {**data, **common, "overrides": {**TINY_PARTS, **without_chance}, **changes}
+    chosen = {**data, **common, "overrides": {**TINY_PARTS, **dropout}, **changes}
     TrainingConfig(**chosen).to_yaml(output.with_suffix(".yaml"))
     return output.with_suffix(".yaml")
 

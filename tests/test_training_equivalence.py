@@ -17,11 +17,10 @@ from sfrecsam_hf import TrainingConfig
 from sfrecsam_hf import training as training_module
 from sfrecsam_hf.training import train
 
-WITHOUT_CHANCE = {
+WITHOUT_DROPOUT = {
     **TINY_PARTS,
     "vision_config": {**TINY_PARTS["vision_config"], "encoder_dropout": 0.0},
     "sample_dropout": 0.0,
-    "filter_noise": 0.0,
 }
 # A tenth of what one step moves a weight. Adam magnifies rounding where a gradient is all but zero, and sums of
 # another order round otherwise; a batch left out or weighted wrongly moves weights ten times further.
@@ -103,7 +102,7 @@ def test_resumed_equals_uninterrupted(busi_folder, tmp_path, monkeypatch, stage,
 
 @pytest.mark.parametrize("changes", [{"batch_size": 1, "accumulation": 4}, {"batch_size": 2, "accumulation": 2}])
 def test_accumulated_batches_equal_one_large_batch(busi_folder, tmp_path, changes):
-    common = {"overrides": WITHOUT_CHANCE, "epochs": 1, "correction_epochs": 1}
+    common = {"overrides": WITHOUT_DROPOUT, "epochs": 1, "correction_epochs": 1}
     train(settings(busi_folder, tmp_path / "large", batch_size=4, **common))
     train(settings(busi_folder, tmp_path / "small", **changes, **common))
     assert_same(tmp_path / "large", tmp_path / "small", tolerance=ROUNDING)
@@ -118,7 +117,7 @@ def test_accumulated_batches_equal_one_large_batch(busi_folder, tmp_path, change
     ids=["all", "prompts alone, of which a process may have none"],
 )
 def test_two_processes_equal_one(busi_folder, tmp_path, changes):
-    common = {"overrides": WITHOUT_CHANCE, **changes}
+    common = {"overrides": WITHOUT_DROPOUT, **changes}
     train(settings(busi_folder, tmp_path / "one", batch_size=4, **common))
     settings(busi_folder, tmp_path / "two", batch_size=2, **common).to_yaml(tmp_path / "two.yaml")
     with socket.socket() as free:

@@ -94,8 +94,6 @@ class SFRecSamConfig(SamConfig):
             Channels of the branch at strides 2, 4, 8, ... The last stride must be the token distance.
         filter_bins (`int`, defaults to 16):
             Radial frequencies at which the learnable filter is stored; it is interpolated in between.
-        filter_noise (`float`, defaults to 1.0):
-            Standard deviation of the logarithm by which training scales the filter's response at random.
         mask_stride (`int`, *optional*):
             Stride of the mask logits; SAM's own (a quarter of the token distance) if not given.
         correctors (`tuple[str, ...]`, defaults to `("fp", "fn")`):
@@ -133,7 +131,6 @@ class SFRecSamConfig(SamConfig):
     fusion: str = "spatial-frequency"
     branch_channels: list[int] | tuple[int, ...] = (16, 48, 96, 112)
     filter_bins: int = 16
-    filter_noise: float | int = 1.0
     mask_stride: int | None = None
     correctors: list[str] | tuple[str, ...] = ("fp", "fn")
     corrector_channels: int = 32
@@ -190,8 +187,6 @@ class SFRecSamConfig(SamConfig):
                 f"filter_bins={self.filter_bins} must be 2 or more, corrector_channels={self.corrector_channels} and "
                 f"branch_channels={tuple(self.branch_channels)} 1 or more."
             )
-        if self.filter_noise < 0:
-            raise ValueError(f"filter_noise={self.filter_noise} must be 0 or more.")
         if self.mc_samples < 0:
             raise ValueError(f"mc_samples={self.mc_samples} must be 0 or more.")
         for name in ("sample_dropout", "prompt_jitter", "box_margin"):

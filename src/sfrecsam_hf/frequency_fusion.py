@@ -13,9 +13,6 @@ from torch.nn import functional as F
 from .maps_on_cpu import stacked
 from .zero_init import ReluConv2d, ZeroLinear
 
-KNOTS = 5  # radii at which training draws what it scales a response by
-NOISY_SHARE = 0.5  # of the channels of an image
-
 
 class FrequencyFilter(nn.Module):
     r"""
@@ -25,25 +22,26 @@ class FrequencyFilter(nn.Module):
     zero and the corner frequency and interpolated linearly. At initialisation the curve is zero and the filter
     returns its input. The transform runs in float32: half-precision FFTs fail for most sizes.
 
-    In training the response of half of the channels is scaled at random, other for each image and smoothly over
-    frequency, so that the network does not lean on the grain and sharpness of one scanner (compare the frequency
-    dropout of Islam and Glocker, 2022). A filter alone is a linear map between convolutions that can learn as much,
-    and was not shown to pay; what it pays with the noise is in `examples/results/ablation_128.md`.
-
     Args:
         channels (`int`): Channels of the feature map.
         bins (`int`): Radii at which the curve is stored.
-        noise (`float`): Standard deviation of the logarithm by which training scales a response.
     """
 
-    def __init__(self, channels: int, bins: int = 16, noise: float = 0.0):
+    def __init__(self, channels: int, bins: int = 16):
         super().__init__()
         self.curve = nn.Parameter(torch.zeros(channels, bins))
-        self.noise = noise
 
     def response(self, height: int, width: int) -> Tensor:
         """The filter on the half plane of `rfft2`, of shape `(channels, height, width // 2 + 1)`; 1 is neutral."""
-        return 1 + _over_the_plane(self.curve.float(), height, width)
+        # |fftfreq| and rfftfreq, in operators that ONNX has
+        vertical = torch.arange(height, device=self.curve.device)
+        vertical = torch.minimum(vertical, height - vertical)[:, None] / height
+        horizontal = torch.arange(width // 2 + 1, device=self.curve.device)[None] / width
+        radius = (vertical**2 + horizontal**2).sqrt() * 2**0.5
+        position = radius * (self.curve.shape[1] - 1)
+        below = position.floor().long().clamp(max=self.curve.shape[1] - 2)
+        curve, weight = self.curve.float(), position - below
+        return 1 + torch.lerp(curve[:, below], curve[:, below + 1], weight)
 
     def forward(self, features: Tensor) -> Tensor:
         """
@@ -54,42 +52,9 @@ class FrequencyFilter(nn.Module):
             `torch.Tensor` of the same shape and dtype.
         """
         height, width = features.shape[-2:]
-        response = self.response(height, width)
-        if self.training and self.noise:
-            response = response * _over_the_plane(self._drawn(len(features)), height, width).exp()
         spectrum = torch.fft.rfft2(features.float(), norm="ortho")
-        filtered = torch.fft.irfft2(spectrum * response, s=(height, width), norm="ortho")
+        filtered = torch.fft.irfft2(spectrum * self.response(height, width), s=(height, width), norm="ortho")
         return filtered.to(features.dtype)
-
-    def _drawn(self, batch: int) -> Tensor:
-        """Logarithms of shape `(batch, channels, bins)`; 0 at frequency zero, so that a channel keeps its mean."""
-        channels, bins = self.curve.shape
-        device = self.curve.device
-        knots = torch.randn(batch, channels, KNOTS, device=device) * self.noise
-        knots = knots * (torch.rand(batch, channels, 1, device=device) < NOISY_SHARE)
-        knots[..., 0] = 0
-        return F.interpolate(knots, size=bins, mode="linear", align_corners=True)
-
-
-def _over_the_plane(curve: Tensor, height: int, width: int) -> Tensor:
-    """
-    A curve over the radius on the half plane of `rfft2`.
-
-    Args:
-        curve (`torch.Tensor` of shape `(..., bins)`): Values between frequency zero and the corner frequency.
-        height, width (`int`): Of the feature map.
-
-    Returns:
-        `torch.Tensor` of shape `(..., height, width // 2 + 1)`.
-    """
-    # |fftfreq| and rfftfreq, in operators that ONNX has
-    vertical = torch.arange(height, device=curve.device)
-    vertical = torch.minimum(vertical, height - vertical)[:, None] / height
-    horizontal = torch.arange(width // 2 + 1, device=curve.device)[None] / width
-    radius = (vertical**2 + horizontal**2).sqrt() * 2**0.5
-    position = radius * (curve.shape[-1] - 1)
-    below = position.floor().long().clamp(max=curve.shape[-1] - 2)
-    return torch.lerp(curve[..., below], curve[..., below + 1], position - below)
 
 
 class AttentionFusion(nn.Module):
@@ -172,13 +137,10 @@ class SpatialFrequencyBranch(nn.Module):
     Args:
         channels (`Sequence[int]`): Channels at strides 2, 4, 8, ...
         filter_bins (`int`): Radii of each [`FrequencyFilter`].
-        filter_noise (`float`): Noise of each in training.
         use_frequency (`bool`): Leave the filter and its fusion out for the spatial-only ablation.
     """
 
-    def __init__(
-        self, channels: tuple[int, ...], filter_bins: int = 16, filter_noise: float = 0.0, use_frequency: bool = True
-    ):
+    def __init__(self, channels: tuple[int, ...], filter_bins: int = 16, use_frequency: bool = True):
         super().__init__()
         self.stem = nn.Sequential(
             ReluConv2d(2, channels[0], kernel_size=4, stride=2, padding=1),
@@ -191,7 +153,7 @@ class SpatialFrequencyBranch(nn.Module):
             for previous, current in pairwise(channels)
         )
         filtered = channels[1:] if use_frequency else []
-        self.filters = nn.ModuleList(FrequencyFilter(width, filter_bins, filter_noise) for width in filtered)
+        self.filters = nn.ModuleList(FrequencyFilter(width, filter_bins) for width in filtered)
         self.fusions = nn.ModuleList(AttentionFusion(width) for width in filtered)
 
     def forward(self, pixel_values: Tensor, valid: Tensor) -> list[Tensor]:

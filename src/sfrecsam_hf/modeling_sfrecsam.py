@@ -72,9 +72,7 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
         fused = config.fusion != "none"
         self.branch = None
         if fused:
-            self.branch = SpatialFrequencyBranch(
-                channels, config.filter_bins, config.filter_noise, config.fusion == "spatial-frequency"
-            )
+            self.branch = SpatialFrequencyBranch(channels, config.filter_bins, config.fusion == "spatial-frequency")
         self.coarse_mask_head = CoarseMaskHead(
             config.vision_config.output_channels, channels, config.mask_stride, skips=fused
         )
