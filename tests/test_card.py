@@ -92,6 +92,13 @@ def test_sizes_are_thirds_of_the_lesion_images(folder, card):
         assert re.search(rf"\| {size} \| {last - first} \| [\d.]+ → {dice:.3f} \|", section(card, "Results")), size
 
 
+def wilson(count: int, images: int) -> tuple[float, float]:
+    """The 95 % interval of a share (Wilson, 1927)."""
+    share, z = count / images, 1.959964
+    spread = z * (share * (1 - share) / images + z**2 / (4 * images**2)) ** 0.5
+    return tuple((share + z**2 / (2 * images) + side * spread) / (1 + z**2 / images) for side in (-1, 1))
+
+
 def test_every_number_is_a_measured_one(folder, card):
     """Not one number of the text is found anywhere but in results, summary and configuration, or counted there."""
     summary = json.loads((folder / "training_summary.json").read_text())
@@ -105,6 +112,8 @@ def test_every_number_is_a_measured_one(folder, card):
         rows = [row for row in results["per_image"] if row["column"] == "auto"]
         first = [row for row in rows if row["lesion"]]
         gains = [row["final"]["dice"] - row["initial"]["dice"] for row in first]
+        for group in (first, [row for row in rows if not row["lesion"]]):
+            measured += wilson(sum(row["predicted_area"] > 0 for row in group), len(group)) if group else ()
         measured += [
             len(first),
             sum(row["predicted_area"] > 0 for row in rows if not row["lesion"]),
@@ -304,6 +313,21 @@ def test_failures_are_counted(folder, tmp_path):
         "normal scans given a mask: 1 of 4; "
         "images in which the correction moved the Dice by more than 0.005: 1 up, 4 down. "
     )
+
+
+def test_shares_of_images_are_told_with_how_little_a_few_images_say(folder, tmp_path):
+    copy = tmp_path / "model"
+    shutil.copytree(folder, copy)
+    results = results_of(copy)
+    summary = results["columns"]["auto"]
+    assert summary["normal"]["images"] == 4
+    summary["normal"]["false_positive_rate"], summary["presence"]["sensitivity"] = 0.25, 14 / 16
+    (copy / "results.json").write_text(json.dumps(results))
+    write_card(copy)
+    told = " ".join((copy / "README.md").read_text().split())
+    assert "- Of 4 normal scans 25 % (5 to 70 %) were given a mask." in told
+    assert "- Of the lesion images 88 % (64 to 97 %) were given a mask." in told
+    assert wilson(1, 4) == pytest.approx((0.0456, 0.6994), abs=1e-4)
 
 
 @pytest.mark.parametrize(

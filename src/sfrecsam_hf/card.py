@@ -16,7 +16,7 @@ from huggingface_hub import ModelCard, ModelCardData
 from safetensors import safe_open
 
 from .bundled import bundled_card_template
-from .card_numbers import count, decimals, percent
+from .card_numbers import count, decimals, percent, percent_of
 from .card_tables import CHANGED, Evaluation, public_name
 from .card_training import Training
 from .configuration_sfrecsam import SFRecSamConfig
@@ -88,6 +88,7 @@ def build_card(folder: Path, name: str, license: str) -> ModelCard:
         count=count,
         decimals=decimals,
         percent=percent,
+        percent_of=percent_of,
     )
 
 

@@ -1,5 +1,7 @@
 """How the model card writes numbers."""
 
+from scipy.stats import binomtest
+
 PIXELS = ("hd95", "assd")
 
 
@@ -18,6 +20,14 @@ def count(number: int) -> str:
 def percent(share: float | None, digits: int = 0) -> str:
     """A share as percentage; a dash for what could not be measured."""
     return "–" if share is None else f"{100 * share:.{digits}f} %"
+
+
+def percent_of(share: float | None, images: int) -> str:
+    """A share of so many images with Wilson's 95 % interval, `14 % (4 to 40 %)`: a few images say little."""
+    if share is None:
+        return percent(None)
+    interval = binomtest(round(share * images), images).proportion_ci(method="wilson")
+    return f"{percent(share)} ({100 * interval.low:.0f} to {100 * interval.high:.0f} %)"
 
 
 def decimals(value: float | None, digits: int = 3) -> str:
