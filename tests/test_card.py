@@ -112,8 +112,8 @@ def test_every_number_is_a_measured_one(folder, card):
         rows = [row for row in results["per_image"] if row["column"] == "auto"]
         first = [row for row in rows if row["lesion"]]
         gains = [row["final"]["dice"] - row["initial"]["dice"] for row in first]
-        for group in (first, [row for row in rows if not row["lesion"]]):
-            measured += wilson(sum(row["predicted_area"] > 0 for row in group), len(group)) if group else ()
+        for group in filter(None, (first, [row for row in rows if not row["lesion"]])):
+            measured += wilson(sum(row["predicted_area"] > 0 for row in group), len(group))
         measured += [
             len(first),
             sum(row["predicted_area"] > 0 for row in rows if not row["lesion"]),
