@@ -3,12 +3,15 @@
     python examples/ablation.py --train BUSI BUS-BRA --validation BUSI BUS-BRA --output runs/ablation
     python examples/ablation.py --train BUSI --validation BUSI --output runs/ablation --seeds 0 1 2 3 4 --epochs 40
     python examples/ablation.py --train BUSI --validation BUSI --output runs/pair --networks --fusions none spatial
+    python examples/ablation.py --train BUSI --validation BUSI --output runs/sam --networks --sam facebook/sam-vit-base
+    python examples/ablation.py --train BUSI --validation BUSI --output runs/256 --networks --start runs/ablation
 
 Three trainings for each seed (no fusion, spatial, spatial-frequency) and one for each U-Net, from scratch, on the same
 images for as many epochs; the last of ours also trains its correctors, which are then switched on one by one. Whatever
 is finished in the output folder is not done again. Writes `ablation.json` and `ablation.md`: means over seeds, and the
 difference to the row before, paired by image, with bootstrap 95 % intervals over images. `--fusions`, `--networks` and
-`--correction-epochs 0` leave rows out.
+`--correction-epochs 0` leave rows out. With `--sam` each fusion is added to a SAM whose weights rest, as in the paper;
+with `--start` the models of an earlier run go on, at another `--image-size` too.
 """
 
 import argparse
@@ -43,7 +46,7 @@ def rows_of_seed(
     The metrics of every validation lesion in every row, for one seed.
 
     Args:
-        settings (`dict`): Fields of [`TrainingConfig`].
+        settings (`dict`): Fields of [`TrainingConfig`]; `model` may be the output folder of an earlier run.
         output (`Path`): Folder of all runs.
         seed (`int`): Of weights, order and augmentation.
         fusions (`list[str]`): Fusions to train.
@@ -56,10 +59,12 @@ def rows_of_seed(
         folder = output / f"{fusion}-{seed}"
         found = finished(folder / "rows.json")
         if found is None:
+            beginning: dict[str, Any] = {"overrides": {"fusion": fusion}, "freeze_base": settings["sam"] is not None}
+            if settings["model"] != "tiny":
+                beginning = {"model": str(Path(settings["model"], folder.name, "best"))}
             config = TrainingConfig(
-                **settings | ({} if fusion == "spatial-frequency" else {"correction_epochs": 0}),
+                **settings | beginning | ({} if fusion == "spatial-frequency" else {"correction_epochs": 0}),
                 output=str(folder),
-                overrides={"fusion": fusion},
                 tracker=None,
                 seed=seed,
             )
@@ -116,17 +121,25 @@ def summary(seeds: list[dict[str, list[dict[str, Any]]]]) -> list[dict[str, Any]
 
 def named(settings: dict[str, Any]) -> dict[str, Any]:
     """The settings with the name of every path in its place: where data lie is nobody's concern."""
-    names = {name: [Path(source).name for source in settings[name]] for name in ("train", "validation")}
-    return settings | names | {"splits": settings["splits"] and Path(settings["splits"]).name}
+    names: dict[str, Any] = {
+        name: [Path(source).name for source in settings[name]] for name in ("train", "validation")
+    }
+    names |= {name: settings[name] and Path(settings[name]).name for name in ("splits", "sam", "model")}
+    return settings | names
 
 
 def markdown(lines: list[dict[str, Any]], settings: dict[str, Any]) -> str:
     """The table, under a sentence that says what each row had to learn from."""
+    beginning = "from scratch"
+    if settings["sam"] is not None:
+        beginning = f"added to {Path(settings['sam']).name}, whose weights rest"
+    if settings["model"] != "tiny":
+        beginning = f"gone on from {Path(settings['model']).name}"
     text = [
         f"{len(settings['train'])} data sets, {settings['epochs']} epochs and {settings['correction_epochs']} of the "
-        f"correctors, {settings['image_size']} px, {lines[0]['seeds']} seeds; automatic prompts, validation lesions, "
-        "original size, no image refused. The difference is in Dice, paired by image, with its 95 % interval over "
-        "images; how much of it is luck with a seed, the last column shows.",
+        f"correctors, {settings['image_size']} px, {lines[0]['seeds']} seeds; {beginning}; automatic prompts, "
+        "validation lesions, original size, no image refused. The difference is in Dice, paired by image, with its "
+        "95 % interval over images; how much of it is luck with a seed, the last column shows.",
         "",
         "| row | Dice | sd over seeds | precision | recall | against | difference | of each seed |",
         "|---|---|---|---|---|---|---|---|",
@@ -152,6 +165,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="(%(default)s)")
     parser.add_argument("--epochs", type=int, default=20, help="of the base and of a U-Net (%(default)s)")
     parser.add_argument("--correction-epochs", type=int, default=3, help="(%(default)s)")
+    beginning = parser.add_mutually_exclusive_group()
+    beginning.add_argument("--sam", help="checkpoint of a SAM that each fusion is added to (from scratch without)")
+    beginning.add_argument("--start", dest="model", default="tiny", help="output of a run whose models go on")
     parser.add_argument("--image-size", type=int, default=128, help="side of the input (%(default)s)")
     parser.add_argument("--batch-size", type=int, default=16, help="(%(default)s)")
     parser.add_argument("--augmentation", type=float, default=1.0, help="strength (%(default)s)")
@@ -163,6 +179,8 @@ def main() -> None:
     options = vars(parser.parse_args())
     output, seeds = Path(options.pop("output")), options.pop("seeds")
     fusions, networks = options.pop("fusions"), options.pop("networks")
+    if options["model"] != "tiny" and networks:
+        parser.error("only ours go on from --start; give --networks without a name.")
     done = []
     for seed in seeds:
         done.append(rows_of_seed(options, output, seed, fusions, networks))

@@ -11,7 +11,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
-from conftest import SAMPLES
+from conftest import SAMPLES, tiny_sam
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
@@ -72,6 +72,38 @@ def test_rows_of_the_ablation_can_be_left_out(run):
     run(commands("ablation.py")[2], *SMALL, "--seeds", "0", *base)
     (line,) = json.loads(Path("runs/pair/ablation.json").read_text())["rows"]
     assert line["row"] == "+ spatial-frequency fusion", "correctors that were not trained have no rows"
+
+
+def test_the_ablation_adds_each_fusion_to_a_sam_whose_weights_rest(run):
+    sam = tiny_sam()
+    sam.save_pretrained("facebook/sam-vit-base")
+    size = ["--image-size", str(sam.config.vision_config.image_size)]
+    printed = run(commands("ablation.py")[3], *SMALL, *size, "--seeds", "0", "--correction-epochs", "0")
+    assert "added to sam-vit-base, whose weights rest" in printed
+    for fusion in ("none", "spatial", "spatial-frequency"):
+        weights = load_file(f"runs/sam/{fusion}-0/best/model.safetensors")
+        base = [name for name in sam.state_dict() if name in weights]
+        assert len(base) > 100
+        assert all(torch.equal(weights[name], sam.state_dict()[name]) for name in base)
+        assert (fusion == "none") != any(name.startswith("branch.stages") for name in weights)
+
+
+def test_the_models_of_an_ablation_go_on_at_another_size(run, capsys):
+    run(commands("ablation.py")[0], *SMALL, "--seeds", "0", "--correction-epochs", "0", "--networks")
+    shorter = [*SMALL, "--seeds", "0", "--correction-epochs", "0"]
+    assert "gone on from ablation" in run(commands("ablation.py")[4], *shorter, "--image-size", "64")
+    for fusion in ("none", "spatial", "spatial-frequency"):
+        earlier, later = (load_checkpoint(f"runs/{run}/{fusion}-0/best")[0] for run in ("ablation", "256"))
+        assert (earlier.config.vision_config.image_size, later.config.vision_config.image_size) == (32, 64)
+        moved = max(
+            float((weight - earlier.state_dict()[name]).abs().max())
+            for name, weight in later.state_dict().items()
+            if name.startswith("mask_decoder")
+        )
+        assert moved < 0.05, "it began anew"
+    with pytest.raises(SystemExit):
+        run(commands("ablation.py")[4], *shorter, "--networks", "MONAI UNet")
+    assert "give --networks without a name" in capsys.readouterr().err
 
 
 def test_the_unets_are_measured_on_every_validation_image(run):
