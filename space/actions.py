@@ -262,8 +262,10 @@ class Actions:
         return [save(picture, path), _times(visit, answer), measurement_rows(answer.segmentation)]
 
 
-def _in_image(visit: Visit, shown_sides: list[float]) -> list[float]:
-    """Coordinates in the shown image as coordinates in the image itself."""
+def _in_image(visit: Visit, shown_sides: list[float | None]) -> list[float]:
+    """Coordinates in the shown image as coordinates in the image itself; the browser has none before it is loaded."""
+    if None in shown_sides:
+        raise ValueError("The picture was still loading; point at it again.")
     times = magnification(visit.encoded.image) if visit.encoded else 1
     return [side / times for side in shown_sides]
 

@@ -112,6 +112,7 @@ def at(page, name, x, y):
     """The place at a share of a picture's width and height."""
     picture = page.locator(f"#{name} img")
     picture.scroll_into_view_if_needed()
+    page.wait_for_function("name => document.querySelector(`#${name} img`).naturalWidth > 0", arg=name)
     box = picture.bounding_box()
     return box["x"] + x * box["width"], box["y"] + y * box["height"]
 
@@ -365,6 +366,20 @@ def test_a_bad_file_is_explained_and_the_next_one_works(visit, tmp_path):
     assert page.locator("#contour img").count() == 0
     page.set_input_files("#image input[type=file]", SAMPLES[0])
     expect_answer(page, SAMPLES[0].stem)
+
+
+def test_a_picture_that_is_still_loading_is_to_be_clicked_again(visit):
+    page = visit()
+    loading = []
+    page.route("**/*_guided.png", lambda route: loading.append(route))
+    pick_sample(page, 0)
+    open_tab(page, "Guide")
+    page.locator("#guide button:has(img)").click()
+    expect(page.get_by_text("The picture was still loading; point at it again.")).to_be_visible()
+    for route in loading:
+        route.continue_()
+    page.unroute("**/*_guided.png")
+    click_image(page, 0.5, 0.5)
 
 
 def test_two_visitors_at_once(visit):
