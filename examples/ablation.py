@@ -4,7 +4,7 @@
     python examples/ablation.py --train BUSI --validation BUSI --output runs/ablation --seeds 0 1 2 3 4 --epochs 40
     python examples/ablation.py --train BUSI --validation BUSI --output runs/pair --networks --fusions none spatial
     python examples/ablation.py --train BUSI --validation BUSI --output runs/sam --networks --sam facebook/sam-vit-base
-    python examples/ablation.py --train BUSI --validation BUSI --output runs/256 --networks --start runs/ablation
+    python examples/ablation.py --train BUSI --validation BUSI --output runs/on --networks --start runs/ablation
 
 Three trainings for each seed (no fusion, spatial, spatial-frequency) and one for each U-Net, from scratch, on the same
 images for as many epochs; the last of ours also trains its correctors, which are then switched on one by one. Whatever
