@@ -24,9 +24,9 @@ from datasets import concatenate_datasets
 from unet_baseline import NETWORKS, difference, signed, train_unet
 
 from sfrecsam_hf import TrainingConfig, train
-from sfrecsam_hf.checkpoints import load_checkpoint
-from sfrecsam_hf.evaluation import evaluate
-from sfrecsam_hf.splits import load_splits
+from sfrecsam_hf.data.splits import load_splits
+from sfrecsam_hf.evaluation.evaluate import evaluate
+from sfrecsam_hf.inference.checkpoints import load_checkpoint
 
 METRICS = ("dice", "precision", "recall")
 FUSIONS = {"SAM alone": "none", "+ spatial fusion": "spatial", "+ spatial-frequency fusion": "spatial-frequency"}

@@ -11,8 +11,8 @@ import argparse
 import shutil
 from pathlib import Path
 
-from sfrecsam_hf.checkpoints import load_checkpoint
-from sfrecsam_hf.training_summary import FILE
+from sfrecsam_hf.inference.checkpoints import load_checkpoint
+from sfrecsam_hf.training.summary import FILE
 
 
 def main() -> None:

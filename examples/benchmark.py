@@ -30,7 +30,7 @@ from tqdm import tqdm
 from transformers import SamConfig, SamModel
 
 from sfrecsam_hf import SFRecSamConfig, SFRecSamImageProcessor, SFRecSamModel
-from sfrecsam_hf.segmentation import segmentations
+from sfrecsam_hf.modeling.segmentation import segmentations
 
 SIZES = {"tiny": SFRecSamConfig.tiny, "base": SFRecSamConfig.base, "sam-1024": SFRecSamConfig.sam_geometry}
 SAMPLES = 8

@@ -16,12 +16,12 @@ from monai.networks.nets import UNet
 from torch.nn import functional as F
 
 from sfrecsam_hf import DualFalseCorrector
-from sfrecsam_hf.bundled import bundled_space
-from sfrecsam_hf.checkpoints import load_checkpoint
-from sfrecsam_hf.data import load_folder
-from sfrecsam_hf.drawing import contact_sheet, overlay
-from sfrecsam_hf.losses import correction_loss, dice_loss, segmentation_loss
-from sfrecsam_hf.metrics import overlap
+from sfrecsam_hf.data.loading import load_folder
+from sfrecsam_hf.evaluation.metrics import overlap
+from sfrecsam_hf.inference.bundled import bundled_space
+from sfrecsam_hf.inference.checkpoints import load_checkpoint
+from sfrecsam_hf.inference.visualization import contact_sheet, overlay
+from sfrecsam_hf.modeling.losses import correction_loss, dice_loss, segmentation_loss
 
 GRID = 64  # side of the U-Net's masks: a hundred steps teach it little on a finer one
 PASSES = 4

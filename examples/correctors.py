@@ -17,8 +17,8 @@ import numpy as np
 from ablation import CORRECTORS, METRICS, ours
 from unet_baseline import difference, signed
 
-from sfrecsam_hf.checkpoints import load_checkpoint
-from sfrecsam_hf.splits import load_split
+from sfrecsam_hf.data.splits import load_split
+from sfrecsam_hf.inference.checkpoints import load_checkpoint
 
 ROWS = {"initial mask": (), **CORRECTORS}
 

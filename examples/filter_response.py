@@ -12,7 +12,7 @@ import argparse
 import torch
 from matplotlib.figure import Figure
 
-from sfrecsam_hf.checkpoints import load_checkpoint
+from sfrecsam_hf.inference.checkpoints import load_checkpoint
 
 
 def main() -> None:

@@ -14,10 +14,10 @@ import argparse
 from accelerate import PartialState
 
 from sfrecsam_hf import TrainingConfig, train
-from sfrecsam_hf.bundled import bundled_checkpoint
-from sfrecsam_hf.checkpoints import load_checkpoint
-from sfrecsam_hf.evaluation import evaluate
-from sfrecsam_hf.splits import load_split
+from sfrecsam_hf.data.splits import load_split
+from sfrecsam_hf.evaluation.evaluate import evaluate
+from sfrecsam_hf.inference.bundled import bundled_checkpoint
+from sfrecsam_hf.inference.checkpoints import load_checkpoint
 
 
 def main() -> None:

@@ -16,9 +16,9 @@ from typing import Any
 from matplotlib.figure import Figure
 from mirrored_view import as_table
 
-from sfrecsam_hf.checkpoints import load_checkpoint
-from sfrecsam_hf.evaluation import evaluate
-from sfrecsam_hf.splits import load_split
+from sfrecsam_hf.data.splits import load_split
+from sfrecsam_hf.evaluation.evaluate import evaluate
+from sfrecsam_hf.inference.checkpoints import load_checkpoint
 
 COLUMNS = ("passes", "encoder", "dice", "ece", "auroc", "top5_error_share", "seconds")
 HEADS = ("passes", "image encoder", "Dice", "calibration error", "AUROC against error", "errors in the 5 %", "s/image")

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 from unet_baseline import difference, signed
 
-from sfrecsam_hf.checkpoints import load_checkpoint
-from sfrecsam_hf.evaluation import COLUMNS, evaluate
-from sfrecsam_hf.splits import load_split
+from sfrecsam_hf.data.splits import load_split
+from sfrecsam_hf.evaluation.evaluate import COLUMNS, evaluate
+from sfrecsam_hf.inference.checkpoints import load_checkpoint
 
 HEADS = ("data", "prompt", "lesions", "Dice", "with the mirror image", "difference")
 Rows = list[dict[str, Any]]

@@ -3,7 +3,7 @@
     python examples/onnx_without_torch.py exported space/samples/bus_0180-l.png space/samples/bus_0560-r.png
 
 The folder is what `sfrecsam export --output exported` has written. `--samples 0` makes it a graph of one pass. Of this
-package it needs the file `sfrecsam_hf/scan_frame.py` alone, which needs no more than NumPy and Pillow: take it along.
+package it needs the file `sfrecsam_hf/modeling/scan_frame.py` alone, which needs no more than NumPy and Pillow: take it along.
 """
 
 import argparse
@@ -16,7 +16,7 @@ import onnxruntime
 import PIL.Image
 import PIL.ImageOps
 
-from sfrecsam_hf.scan_frame import ScanFrame
+from sfrecsam_hf.modeling.scan_frame import ScanFrame
 
 MEAN, STD = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])
 

@@ -21,12 +21,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from sfrecsam_hf.bundled import bundled_checkpoint, bundled_space
-from sfrecsam_hf.checkpoints import load_checkpoint
-from sfrecsam_hf.data import load_folder
-from sfrecsam_hf.metrics import overlap
-from sfrecsam_hf.outputs_sfrecsam import SFRecSamOutput
-from sfrecsam_hf.segmentation import segmentations
+from sfrecsam_hf.data.loading import load_folder
+from sfrecsam_hf.evaluation.metrics import overlap
+from sfrecsam_hf.inference.bundled import bundled_checkpoint, bundled_space
+from sfrecsam_hf.inference.checkpoints import load_checkpoint
+from sfrecsam_hf.modeling.model_outputs import SFRecSamOutput
+from sfrecsam_hf.modeling.segmentation import segmentations
 
 Answer = Callable[[dict[str, torch.Tensor]], SFRecSamOutput]
 PLAIN = "float32"
@@ -56,7 +56,7 @@ def as_onnx(checkpoint: str) -> Answer:
     """The exported end-to-end graph on onnxruntime, with as many threads as torch."""
     import onnxruntime
 
-    from sfrecsam_hf.export import ANSWER, export
+    from sfrecsam_hf.inference.export import ANSWER, export
 
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = torch.get_num_threads()

@@ -12,9 +12,9 @@ from pathlib import Path
 import PIL.Image
 
 from sfrecsam_hf import segment
-from sfrecsam_hf.bundled import bundled_space
-from sfrecsam_hf.checkpoints import load_checkpoint
-from sfrecsam_hf.drawing import overlay
+from sfrecsam_hf.inference.bundled import bundled_space
+from sfrecsam_hf.inference.checkpoints import load_checkpoint
+from sfrecsam_hf.inference.visualization import overlay
 
 
 def main() -> None:

@@ -12,9 +12,9 @@ import numpy as np
 from datasets import Dataset, Features, Image, concatenate_datasets
 from transformers import pipeline
 
-from sfrecsam_hf.bundled import bundled_checkpoint, bundled_space
-from sfrecsam_hf.data import load_folder
-from sfrecsam_hf.metrics import overlap
+from sfrecsam_hf.data.loading import load_folder
+from sfrecsam_hf.evaluation.metrics import overlap
+from sfrecsam_hf.inference.bundled import bundled_checkpoint, bundled_space
 
 
 def main() -> None:

@@ -12,8 +12,8 @@ import argparse
 import PIL.Image
 
 from sfrecsam_hf import segment
-from sfrecsam_hf.checkpoints import load_checkpoint
-from sfrecsam_hf.drawing import contact_sheet, overlay
+from sfrecsam_hf.inference.checkpoints import load_checkpoint
+from sfrecsam_hf.inference.visualization import contact_sheet, overlay
 
 
 def main() -> None:

@@ -14,8 +14,8 @@ import argparse
 import numpy as np
 from transformers import pipeline
 
-from sfrecsam_hf.bundled import bundled_checkpoint, bundled_space
-from sfrecsam_hf.publishing import push
+from sfrecsam_hf.inference.bundled import bundled_checkpoint, bundled_space
+from sfrecsam_hf.publishing.push import push
 
 
 def main() -> None:

@@ -20,7 +20,7 @@ from scipy import ndimage
 from unet_baseline import difference, signed
 
 from sfrecsam_hf import segment
-from sfrecsam_hf.metrics import overlap
+from sfrecsam_hf.evaluation.metrics import overlap
 
 HEADS = ("data", "change", "lesions", "Dice", "difference", "lesions refused", "normal scans given a mask")
 CALIPER = 6

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from sfrecsam_hf.checkpoints import load_checkpoint
-from sfrecsam_hf.data import load_folder
-from sfrecsam_hf.drawing import contact_sheet, corrections, heatmap, overlay
-from sfrecsam_hf.segmentation import segment
+from sfrecsam_hf.data.loading import load_folder
+from sfrecsam_hf.inference.checkpoints import load_checkpoint
+from sfrecsam_hf.inference.visualization import contact_sheet, corrections, heatmap, overlay
+from sfrecsam_hf.modeling.segmentation import segment
 
 SAMPLES = Path(__file__).resolve().parents[1] / "space" / "samples"
 

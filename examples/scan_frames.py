@@ -13,8 +13,8 @@ import numpy as np
 from mirrored_view import as_table
 from tqdm import tqdm
 
-from sfrecsam_hf.scan_frame import ScanFrame
-from sfrecsam_hf.splits import load_split
+from sfrecsam_hf.data.splits import load_split
+from sfrecsam_hf.modeling.scan_frame import ScanFrame
 
 HEADS = ("data", "images", "cut by 1 % and more", "lesions cut")
 

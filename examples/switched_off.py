@@ -19,7 +19,7 @@ import torch
 from mirrored_view import Rows, as_table, lesion_dice, tabulate
 from unet_baseline import difference, signed
 
-from sfrecsam_hf.evaluation import COLUMNS, evaluate
+from sfrecsam_hf.evaluation.evaluate import COLUMNS, evaluate
 
 PARTS = {
     "frequency filters": "branch.filters.*",

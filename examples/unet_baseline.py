@@ -27,13 +27,13 @@ from tqdm import tqdm
 from transformers import get_scheduler
 
 from sfrecsam_hf import SFRecSamImageProcessor, TrainingConfig
-from sfrecsam_hf.bundled import bundled_checkpoint
-from sfrecsam_hf.evaluation import BOOTSTRAPS
-from sfrecsam_hf.losses import segmentation_loss
-from sfrecsam_hf.metrics import overlap, segmentation_metrics
-from sfrecsam_hf.splits import load_split, load_splits
-from sfrecsam_hf.training import decayed_adamw, moving_average
-from sfrecsam_hf.training_data import EpochBatches, TrainingImages
+from sfrecsam_hf.data.splits import load_split, load_splits
+from sfrecsam_hf.evaluation.evaluate import BOOTSTRAPS
+from sfrecsam_hf.evaluation.metrics import overlap, segmentation_metrics
+from sfrecsam_hf.inference.bundled import bundled_checkpoint
+from sfrecsam_hf.modeling.losses import segmentation_loss
+from sfrecsam_hf.training.dataset import EpochBatches, TrainingImages
+from sfrecsam_hf.training.trainer import decayed_adamw, moving_average
 
 NETWORKS = {
     "MONAI BasicUNet": lambda: BasicUNet(2, 1, 1),

@@ -14,8 +14,8 @@ import gradio as gr
 import appearance
 from actions import NO_IMAGE, WELCOME, Actions
 from batch import HEADERS
-from sfrecsam_hf.checkpoints import load_checkpoint
-from sfrecsam_hf.image_reading import mask_stem
+from sfrecsam_hf.inference.checkpoints import load_checkpoint
+from sfrecsam_hf.modeling.image_reading import mask_stem
 from staged_model import Controls, StagedModel
 from uploads import MAX_BATCH, MAX_MEGABYTES, path_of
 from visits import BACKGROUND, BOX_CORNER, IDLE_SECONDS, LESION, Visits

@@ -15,9 +15,9 @@ import PIL.Image
 
 from pictures import error_map, mask_picture, report, save, shown, shown_mask
 from sfrecsam_hf import Segmentation, segment
-from sfrecsam_hf.drawing import overlay
-from sfrecsam_hf.image_reading import mask_stem
-from sfrecsam_hf.metrics import overlap
+from sfrecsam_hf.evaluation.metrics import overlap
+from sfrecsam_hf.inference.visualization import overlay
+from sfrecsam_hf.modeling.image_reading import mask_stem
 from staged_model import Controls, StagedModel
 from uploads import MAX_BATCH, read_reference, read_upload
 

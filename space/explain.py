@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 
 from pictures import shown
 from sfrecsam_hf import SFRecSamModel
-from sfrecsam_hf.drawing import heatmap
-from sfrecsam_hf.outputs_sfrecsam import valid_region
+from sfrecsam_hf.inference.visualization import heatmap
+from sfrecsam_hf.modeling.model_outputs import valid_region
 from staged_model import EncodedImage
 
 SPECTRUM_SIDE = 512

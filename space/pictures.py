@@ -10,7 +10,7 @@ import PIL.Image
 import PIL.ImageDraw
 
 from sfrecsam_hf import Segmentation
-from sfrecsam_hf.drawing import ADDED, CONTOUR, REMOVED, contour, corrections, heatmap, overlay
+from sfrecsam_hf.inference.visualization import ADDED, CONTOUR, REMOVED, contour, corrections, heatmap, overlay
 from visits import Answer, Guidance, Visit
 
 SHOWN_SIDE, LARGEST_SHOWN_SIDE = 800, 1600

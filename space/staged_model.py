@@ -13,9 +13,9 @@ from sfrecsam_hf import (
     SFRecSamOutput,
     SFRecSamProcessor,
 )
-from sfrecsam_hf.outputs_sfrecsam import withheld
-from sfrecsam_hf.scan_frame import ScanFrame
-from sfrecsam_hf.segmentation import segmentations
+from sfrecsam_hf.modeling.model_outputs import withheld
+from sfrecsam_hf.modeling.scan_frame import ScanFrame
+from sfrecsam_hf.modeling.segmentation import segmentations
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import numpy as np
 import PIL.Image
 from gradio.components.image import ImageData
 
-from sfrecsam_hf.image_reading import read_mask, read_rgb
+from sfrecsam_hf.modeling.image_reading import read_mask, read_rgb
 
 MAX_MEGABYTES = 20
 MAX_PIXELS = 16_000_000

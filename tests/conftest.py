@@ -14,8 +14,8 @@ from transformers import SamConfig, SamModel
 
 from sfrecsam_hf import SFRecSamConfig, SFRecSamImageProcessor, SFRecSamModel, SFRecSamProcessor, TrainingConfig
 from sfrecsam_hf.cli import main
-from sfrecsam_hf.false_corrector import INITIAL_BIAS
-from sfrecsam_hf.training_summary import write_summary
+from sfrecsam_hf.modeling.false_corrector import INITIAL_BIAS
+from sfrecsam_hf.training.summary import write_summary
 
 IMAGE_SIZE = 64
 SAMPLES = Path(__file__).resolve().parents[1] / "space" / "samples"

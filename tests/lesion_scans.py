@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image
 
-from sfrecsam_hf.lesion_cut import Scan
+from sfrecsam_hf.training.lesion_cut import Scan
 
 
 def dark_lesion(height: int, width: int, seed: int, lesion: bool = True) -> Scan:

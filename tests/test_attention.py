@@ -7,7 +7,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers.models.sam.modeling_sam import SamVisionAttention
 
 from sfrecsam_hf import SFRecSamModel, SFRecSamVisionConfig, attention
-from sfrecsam_hf.attention import SFRecSamVisionAttention
+from sfrecsam_hf.modeling.attention import SFRecSamVisionAttention
 
 WITHOUT_BIAS = ("unbiased", "folded", "banded")
 

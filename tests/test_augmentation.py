@@ -3,8 +3,8 @@
 import torch
 from conftest import scan
 
-from sfrecsam_hf.augmentation import augment
-from sfrecsam_hf.training_data import EpochBatches, TrainingImages
+from sfrecsam_hf.training.augmentation import augment
+from sfrecsam_hf.training.dataset import EpochBatches, TrainingImages
 
 SIZES = torch.tensor([[64, 48], [50, 64], [64, 64]])
 

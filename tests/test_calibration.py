@@ -12,8 +12,8 @@ from conftest import IMAGE_SIZE
 from datasets import Dataset, Features, Image
 
 from sfrecsam_hf import calibration, load_busi
-from sfrecsam_hf.calibration import calibrate, calibrate_correction
-from sfrecsam_hf.segmentation import Segmentation
+from sfrecsam_hf.modeling.segmentation import Segmentation
+from sfrecsam_hf.training.calibration import calibrate, calibrate_correction
 
 SIDE = 20
 

@@ -11,10 +11,10 @@ import pytest
 from huggingface_hub import ModelCard, metadata_load
 from huggingface_hub.repocard_data import model_index_to_eval_results
 
-from sfrecsam_hf.bundled import bundled_card_template, bundled_checkpoint
-from sfrecsam_hf.card import find_evaluations, write_card
-from sfrecsam_hf.card_tables import what_went_wrong
 from sfrecsam_hf.cli import main
+from sfrecsam_hf.inference.bundled import bundled_card_template, bundled_checkpoint
+from sfrecsam_hf.publishing.card_tables import what_went_wrong
+from sfrecsam_hf.publishing.model_card import find_evaluations, write_card
 
 # What is cited, not measured.
 LITERATURE = ("ECCV 2024", "Data in Brief, 2020", "Medical Physics, 2023", "CC BY 4.0", "CC0", "1, the other 0")

@@ -4,7 +4,7 @@ import pytest
 import torch
 from conftest import IMAGE_SIZE, tiny_model
 
-from sfrecsam_hf.outputs_sfrecsam import SFRecSamImageEmbeddings
+from sfrecsam_hf.modeling.model_outputs import SFRecSamImageEmbeddings
 
 pytestmark = pytest.mark.filterwarnings("ignore:TF32 acceleration")
 

@@ -4,7 +4,17 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from sfrecsam_hf.drawing import ADDED, CONTOUR, REMOVED, TRUTH, contact_sheet, contour, corrections, heatmap, overlay
+from sfrecsam_hf.inference.visualization import (
+    ADDED,
+    CONTOUR,
+    REMOVED,
+    TRUTH,
+    contact_sheet,
+    contour,
+    corrections,
+    heatmap,
+    overlay,
+)
 
 GRAY = PIL.Image.fromarray(np.full((40, 60), 90, np.uint8))
 

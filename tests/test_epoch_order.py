@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sfrecsam_hf.training_data import EpochBatches
+from sfrecsam_hf.training.dataset import EpochBatches
 
 LENGTHS = st.lists(st.integers(1, 40), min_size=1, max_size=3)
 

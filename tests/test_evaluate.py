@@ -10,11 +10,11 @@ import torch
 from monai.metrics import compute_hausdorff_distance
 from sklearn.metrics import f1_score, jaccard_score, precision_score, recall_score
 
-from sfrecsam_hf.checkpoints import load_checkpoint
 from sfrecsam_hf.cli import main
-from sfrecsam_hf.data import load_folder
-from sfrecsam_hf.evaluation import evaluate, table
-from sfrecsam_hf.segmentation import segment
+from sfrecsam_hf.data.loading import load_folder
+from sfrecsam_hf.evaluation.evaluate import evaluate, table
+from sfrecsam_hf.inference.checkpoints import load_checkpoint
+from sfrecsam_hf.modeling.segmentation import segment
 
 SAMPLES = Path(__file__).resolve().parents[1] / "space" / "samples"
 OPTIONS = {"mc_samples": 2, "presence_threshold": 0.0, "suspicion_threshold": 0.5}

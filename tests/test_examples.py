@@ -22,11 +22,11 @@ from datasets import Dataset, load_dataset
 from safetensors.torch import load_file
 
 from sfrecsam_hf import segment
-from sfrecsam_hf.bundled import bundled_checkpoint
-from sfrecsam_hf.checkpoints import load_checkpoint
-from sfrecsam_hf.data import load_folder
-from sfrecsam_hf.drawing import contact_sheet, overlay
-from sfrecsam_hf.metrics import overlap
+from sfrecsam_hf.data.loading import load_folder
+from sfrecsam_hf.evaluation.metrics import overlap
+from sfrecsam_hf.inference.bundled import bundled_checkpoint
+from sfrecsam_hf.inference.checkpoints import load_checkpoint
+from sfrecsam_hf.inference.visualization import contact_sheet, overlay
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 INDEX = (EXAMPLES / "README.md").read_text()

@@ -14,11 +14,11 @@ import torch
 from conftest import SAMPLES
 
 from sfrecsam_hf import scan_frame, segment
-from sfrecsam_hf.checkpoints import load_checkpoint
 from sfrecsam_hf.cli import main
-from sfrecsam_hf.export import ANSWER, GRAPHS, TOLERANCE, example_inputs, run_onnx, settled
-from sfrecsam_hf.frequency_fusion import FrequencyFilter
-from sfrecsam_hf.modeling_sfrecsam import SFRecSamModel
+from sfrecsam_hf.inference.checkpoints import load_checkpoint
+from sfrecsam_hf.inference.export import ANSWER, GRAPHS, TOLERANCE, example_inputs, run_onnx, settled
+from sfrecsam_hf.modeling.frequency_fusion import FrequencyFilter
+from sfrecsam_hf.modeling.modeling_sfrecsam import SFRecSamModel
 
 
 @pytest.fixture(scope="module")
@@ -83,16 +83,17 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 def test_image_files_are_segmented_without_torch(exported, tiny_checkpoint, tmp_path):
-    taken_along = tmp_path / "alone" / "sfrecsam_hf"
+    taken_along = tmp_path / "alone" / "sfrecsam_hf" / "modeling"
     taken_along.mkdir(parents=True)
-    (taken_along / "__init__.py").touch()
+    for package in (taken_along, taken_along.parent):
+        (package / "__init__.py").touch()
     shutil.copy(scan_frame.__file__, taken_along)
     scans = sorted(SAMPLES.glob("*[lr].png"))
     tall = tmp_path / "tall.png"
     PIL.Image.open(scans[0]).crop((40, 0, 160, 250)).save(tall)
     images = [*scans, tall]
     command = [sys.executable, "-c", WITHOUT_TORCH, EXAMPLE, exported, *images, "--output", tmp_path / "masks"]
-    environment = {**os.environ, "PYTHONPATH": str(taken_along.parent)}
+    environment = {**os.environ, "PYTHONPATH": str(taken_along.parents[1])}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr
     assert "7 images, " in done.stdout.splitlines()[-1]

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sfrecsam_hf import DualFalseCorrector
-from sfrecsam_hf.false_corrector import INITIAL_BIAS
-from sfrecsam_hf.uncertainty import binary_entropy
+from sfrecsam_hf.modeling.false_corrector import INITIAL_BIAS
+from sfrecsam_hf.modeling.uncertainty import binary_entropy
 
 SUBSETS = [(), ("fp",), ("fn",), ("fp", "fn")]
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from conftest import tiny_model
 
-from sfrecsam_hf.frequency_fusion import AttentionFusion, CrossBranchAttention, FrequencyFilter
+from sfrecsam_hf.modeling.frequency_fusion import AttentionFusion, CrossBranchAttention, FrequencyFilter
 
 FUSIONS = ("none", "spatial", "spatial-frequency")
 

@@ -5,8 +5,8 @@ import torch
 from conftest import IMAGE_SIZE, randomised, tiny_config, tiny_model, tiny_sam
 
 from sfrecsam_hf import SFRecSamModel
-from sfrecsam_hf.frequency_fusion import FrequencyFilter
-from sfrecsam_hf.zero_init import ZeroConv2d, ZeroLinear
+from sfrecsam_hf.modeling.frequency_fusion import FrequencyFilter
+from sfrecsam_hf.modeling.layers import ZeroConv2d, ZeroLinear
 
 # Of SAM's three masks only the best is trained for each prompt, so that over a few images one may never win.
 LOSERS = "output_hypernetworks_mlps"

@@ -11,7 +11,7 @@ from safetensors.torch import load
 from transformers import AutoModel
 
 from sfrecsam_hf import SFRecSamConfig, SFRecSamModel, SFRecSamProcessor
-from sfrecsam_hf.checkpoints import load_checkpoint
+from sfrecsam_hf.inference.checkpoints import load_checkpoint
 
 NAME = "org/versions"
 SEEDS = count(1)

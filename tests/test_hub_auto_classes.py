@@ -8,7 +8,7 @@ import transformers
 from conftest import scan
 
 import sfrecsam_hf
-from sfrecsam_hf.configuration_sfrecsam import AUTO_MAP
+from sfrecsam_hf.modeling.configuration_sfrecsam import AUTO_MAP
 
 CLASSES = {
     **{auto: name.split(".")[1] for auto, name in AUTO_MAP.items()},
@@ -70,9 +70,9 @@ def test_any_order_of_imports(tiny_checkpoint, first):
         "print(type(pipeline('lesion-segmentation', model=folder)).__module__)\n"
     )
     assert loaded.split() == [
-        "sfrecsam_hf.modeling_sfrecsam",
-        "sfrecsam_hf.modeling_sfrecsam",
-        "sfrecsam_hf.image_processing_sfrecsam",
-        "sfrecsam_hf.processing_sfrecsam",
-        "sfrecsam_hf.pipeline_sfrecsam",
+        "sfrecsam_hf.modeling.modeling_sfrecsam",
+        "sfrecsam_hf.modeling.modeling_sfrecsam",
+        "sfrecsam_hf.modeling.image_processing_sfrecsam",
+        "sfrecsam_hf.modeling.processing_sfrecsam",
+        "sfrecsam_hf.modeling.pipeline_sfrecsam",
     ]

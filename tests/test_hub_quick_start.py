@@ -9,7 +9,7 @@ from conftest import SAMPLES
 from stranger import run_as_stranger
 
 from sfrecsam_hf import segment
-from sfrecsam_hf.checkpoints import load_checkpoint
+from sfrecsam_hf.inference.checkpoints import load_checkpoint
 
 README = (Path(__file__).resolve().parents[1] / "README.md").read_text()
 

@@ -10,7 +10,7 @@ import pytest
 from conftest import tiny_model
 from transformers.dynamic_module_utils import get_relative_imports
 
-from sfrecsam_hf.pipeline_sfrecsam import LesionSegmentationPipeline, SFRecSamMaskGenerationPipeline
+from sfrecsam_hf.modeling.pipeline_sfrecsam import LesionSegmentationPipeline, SFRecSamMaskGenerationPipeline
 
 # transformers flattens the folder, so that a module may import its siblings and what every user of it has installed.
 LIBRARIES = {"torch", "numpy", "transformers", "huggingface_hub", "PIL", "safetensors"}
@@ -57,7 +57,7 @@ def test_every_import_survives(pushed):
 @pytest.mark.parametrize(
     ("line", "reported"),
     {
-        "from sfrecsam_hf.prompts import ABSENT": "sfrecsam_hf.prompts",
+        "from sfrecsam_hf.modeling.prompts import ABSENT": "sfrecsam_hf.modeling.prompts",
         "import scipy": "scipy",
         "def late():\n    from matplotlib import pyplot": "matplotlib",
         "from . import prompts": ".",

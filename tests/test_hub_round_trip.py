@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 from stranger import run_as_stranger
 
 from sfrecsam_hf import segment
-from sfrecsam_hf.configuration_sfrecsam import AUTO_MAP
-from sfrecsam_hf.pipeline_sfrecsam import SFRecSamMaskGenerationPipeline
+from sfrecsam_hf.modeling.configuration_sfrecsam import AUTO_MAP
+from sfrecsam_hf.modeling.pipeline_sfrecsam import SFRecSamMaskGenerationPipeline
 
 NAME = "org/sf-recsam-tiny"
 CLICK = {"input_points": [[40, 30]], "mc_samples": 3}

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sfrecsam_hf import SFRecSamModel
-from sfrecsam_hf.frequency_fusion import AttentionFusion, FrequencyFilter
+from sfrecsam_hf.modeling.frequency_fusion import AttentionFusion, FrequencyFilter
 
 POINTS = torch.tensor([[[[20.0, 30.0], [50.0, 10.0]]], [[[40.0, 41.5], [8.0, 60.0]]]])
 LABELS = torch.tensor([[[1, 0]], [[1, 1]]])

@@ -4,7 +4,7 @@ import torch
 from conftest import tiny_config
 
 from sfrecsam_hf import SFRecSamModel, TrainingConfig, train
-from sfrecsam_hf.zero_init import ReluConv2d
+from sfrecsam_hf.modeling.layers import ReluConv2d
 
 
 def means(model: SFRecSamModel) -> dict[str, torch.Tensor]:

@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lesion_scans import dark_lesion, rows_of_dark_lesions
 
-from sfrecsam_hf.lesion_cut import Scan
-from sfrecsam_hf.lesion_echo import with_other_echo
-from sfrecsam_hf.training_data import TrainingImages
+from sfrecsam_hf.training.dataset import TrainingImages
+from sfrecsam_hf.training.lesion_cut import Scan
+from sfrecsam_hf.training.lesion_echo import with_other_echo
 
 
 def outcomes(host: Scan, donor: Scan) -> list[Scan]:

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lesion_scans import dark_lesion, rows_of_dark_lesions
 
-from sfrecsam_hf.lesion_cut import Scan
-from sfrecsam_hf.lesion_transplant import transplanted
-from sfrecsam_hf.training_data import TrainingImages
+from sfrecsam_hf.training.dataset import TrainingImages
+from sfrecsam_hf.training.lesion_cut import Scan
+from sfrecsam_hf.training.lesion_transplant import transplanted
 
 
 def outcomes(host: Scan, donor: Scan) -> list[Scan]:

@@ -6,7 +6,7 @@ from conftest import tiny_model
 from monai.losses import DiceLoss
 from torch.nn import functional as F
 
-from sfrecsam_hf.losses import (
+from sfrecsam_hf.modeling.losses import (
     LOSS_WEIGHTS,
     correction_loss,
     dice_loss,

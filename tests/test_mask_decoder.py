@@ -7,7 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers.models.sam.configuration_sam import SamMaskDecoderConfig
 from transformers.models.sam.modeling_sam import SamMaskDecoder
 
-from sfrecsam_hf.mask_decoder import SFRecSamMaskDecoder
+from sfrecsam_hf.modeling.mask_decoder import SFRecSamMaskDecoder
 
 FEW, MANY = 3, 40
 

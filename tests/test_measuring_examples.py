@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from test_examples import EXAMPLES, commands
 
-from sfrecsam_hf.checkpoints import load_checkpoint
-from sfrecsam_hf.splits import load_split
+from sfrecsam_hf.data.splits import load_split
+from sfrecsam_hf.inference.checkpoints import load_checkpoint
 
 sys.path.insert(0, str(EXAMPLES))
 PARTS = runpy.run_path(str(EXAMPLES / "beside_the_lesion.py"))["parts"]
@@ -279,7 +279,7 @@ def test_the_benchmark_times_every_rival_and_stage_and_keeps_what_it_has(run, mo
     assert training.keys() == {"SF-RecSAM", "SamModel sdpa"}
     (stages,) = (part["seconds"] for part in report["stages"])
     assert stages.keys() == {"encode", "prompt", "decode", "sample", "correct", "post-process"}
-    monkeypatch.setattr("sfrecsam_hf.segmentation.segmentations", None)  # the last stage fails
+    monkeypatch.setattr("sfrecsam_hf.modeling.segmentation.segmentations", None)  # the last stage fails
     with pytest.raises(TypeError):
         run(command, "--rivals", "SF-RecSAM", "--output", "interrupted")
     assert len(json.loads(Path("interrupted/benchmark.json").read_text())["runs"]) == 2

@@ -19,7 +19,7 @@ from monai.metrics import (
 )
 from stranger import run_as_stranger
 
-from sfrecsam_hf.data import load_folder
+from sfrecsam_hf.data.loading import load_folder
 
 FOLDER = Path(__file__).resolve().parents[1] / "examples" / "metric" / "lesion_segmentation"
 METRICS = ("dice", "iou", "precision", "recall", "hd95", "assd")

@@ -8,7 +8,7 @@ from hypothesis.extra.numpy import arrays
 from scipy import ndimage
 from scipy.spatial.distance import cdist
 
-from sfrecsam_hf.metrics import overlap, segmentation_metrics, surface_distances
+from sfrecsam_hf.evaluation.metrics import overlap, segmentation_metrics, surface_distances
 
 EMPTY = np.zeros((30, 40), dtype=bool)
 

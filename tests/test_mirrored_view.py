@@ -10,8 +10,8 @@ from transformers import pipeline
 
 from sfrecsam_hf import segment
 from sfrecsam_hf.cli import main
-from sfrecsam_hf.mirrored_view import both_views
-from sfrecsam_hf.uncertainty import binary_entropy
+from sfrecsam_hf.modeling.mirrored_view import both_views
+from sfrecsam_hf.modeling.uncertainty import binary_entropy
 
 SIZES = {"landscape": (48, 64), "portrait": (64, 40)}
 MAPS = ("mask", "initial_mask", "probability", "final_probability", "uncertainty")

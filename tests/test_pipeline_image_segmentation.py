@@ -10,10 +10,10 @@ from transformers import ImageSegmentationPipeline, pipeline
 from transformers.utils import logging as transformers_logging
 
 from sfrecsam_hf import segment
-from sfrecsam_hf.bundled import bundled_checkpoint, bundled_space
-from sfrecsam_hf.checkpoints import load_checkpoint
 from sfrecsam_hf.cli import main
-from sfrecsam_hf.pipeline_sfrecsam import SFRecSamImageSegmentationPipeline
+from sfrecsam_hf.inference.bundled import bundled_checkpoint, bundled_space
+from sfrecsam_hf.inference.checkpoints import load_checkpoint
+from sfrecsam_hf.modeling.pipeline_sfrecsam import SFRecSamImageSegmentationPipeline
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,9 @@ from hypothesis.extra.numpy import arrays
 from transformers import pipeline
 
 from sfrecsam_hf import SFRecSamModel, SFRecSamProcessor
-from sfrecsam_hf.image_processing_sfrecsam import SFRecSamImageProcessorPil, non_maximum_suppression
-from sfrecsam_hf.outputs_sfrecsam import sizes_inside_padding
-from sfrecsam_hf.pipeline_sfrecsam import SFRecSamMaskGenerationPipeline
+from sfrecsam_hf.modeling.image_processing_sfrecsam import SFRecSamImageProcessorPil, non_maximum_suppression
+from sfrecsam_hf.modeling.model_outputs import sizes_inside_padding
+from sfrecsam_hf.modeling.pipeline_sfrecsam import SFRecSamMaskGenerationPipeline
 
 EVERY_MASK = {"points_per_crop": 4, "pred_iou_thresh": -9, "stability_score_thresh": 0, "crops_nms_thresh": 1}
 PROCESSOR = SFRecSamImageProcessorPil(image_size=IMAGE_SIZE)

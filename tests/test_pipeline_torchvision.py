@@ -9,7 +9,7 @@ from conftest import IMAGE_SIZE, scan, tiny_model
 from stranger import run_as_stranger
 
 from sfrecsam_hf import SFRecSamImageProcessorPil
-from sfrecsam_hf.pipeline_sfrecsam import (
+from sfrecsam_hf.modeling.pipeline_sfrecsam import (
     LesionSegmentationPipeline,
     SFRecSamImageSegmentationPipeline,
     SFRecSamMaskGenerationPipeline,

@@ -11,7 +11,7 @@ import PIL.Image
 import pytest
 
 from sfrecsam_hf.cli import main
-from sfrecsam_hf.prediction import find_pictures
+from sfrecsam_hf.inference.predict import find_pictures
 
 SAMPLES = Path(__file__).resolve().parents[1] / "space" / "samples"
 KINDS = ("mask", "overlay", "uncertainty", "corrections")
@@ -165,8 +165,8 @@ def test_two_images_are_never_written_to_one_place(checkpoint, tmp_path, capsys)
 PEAK = """
 import sys
 from pathlib import Path
-from sfrecsam_hf.checkpoints import load_checkpoint
-from sfrecsam_hf.prediction import predict
+from sfrecsam_hf.inference.checkpoints import load_checkpoint
+from sfrecsam_hf.inference.predict import predict
 
 checkpoint, few, many, output = sys.argv[1:]
 model, processor = load_checkpoint(checkpoint, "cpu")

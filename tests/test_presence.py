@@ -4,7 +4,7 @@ import pytest
 import torch
 from conftest import tiny_model
 
-from sfrecsam_hf.uncertainty import binary_entropy
+from sfrecsam_hf.modeling.uncertainty import binary_entropy
 
 
 @pytest.fixture(scope="module")

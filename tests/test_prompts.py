@@ -6,7 +6,7 @@ from conftest import IMAGE_SIZE, scan, tiny_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sfrecsam_hf.prompts import Prompts, automatic_prompts, jittered, prompt_maps
+from sfrecsam_hf.modeling.prompts import Prompts, automatic_prompts, jittered, prompt_maps
 
 
 @pytest.fixture(scope="module")

@@ -15,12 +15,12 @@ from stranger import run_as_stranger
 from transformers import SamConfig, SamModel
 
 from sfrecsam_hf import SFRecSamModel, segment
-from sfrecsam_hf.adapters_only import additions
-from sfrecsam_hf.checkpoints import load_checkpoint
 from sfrecsam_hf.cli import main
-from sfrecsam_hf.data import load_busi
-from sfrecsam_hf.publishing import push
-from sfrecsam_hf.training_stages import NEW_MODULES
+from sfrecsam_hf.data.loading import load_busi
+from sfrecsam_hf.inference.checkpoints import load_checkpoint
+from sfrecsam_hf.modeling.adapters_only import additions
+from sfrecsam_hf.modeling.training_stages import NEW_MODULES
+from sfrecsam_hf.publishing.push import push
 
 
 def same_weights(first: torch.nn.Module, second: torch.nn.Module) -> bool:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from sfrecsam_hf.bundled import bundled_checkpoint
-from sfrecsam_hf.card import with_results
+from sfrecsam_hf.inference.bundled import bundled_checkpoint
+from sfrecsam_hf.publishing.model_card import with_results
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()

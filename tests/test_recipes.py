@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sfrecsam_hf.training_config import TrainingConfig
+from sfrecsam_hf.training.config import TrainingConfig
 
 MAKEFILE = Path(__file__).parents[1] / "Makefile"
 # Stands in for the command: notes how it was called, leaves a state, and is killed when it comes to this folder.

@@ -8,7 +8,7 @@ from conftest import TINY_PARTS, randomised, tiny_config, tiny_model, tiny_sam
 from safetensors.torch import load_file, save_file
 
 from sfrecsam_hf import SFRecSamConfig, SFRecSamImageProcessor, SFRecSamModel
-from sfrecsam_hf.checkpoints import load_checkpoint
+from sfrecsam_hf.inference.checkpoints import load_checkpoint
 
 SHAPES = {
     "default": {},

@@ -10,7 +10,7 @@ from PIL import ImageDraw, ImageOps
 from transformers import pipeline
 
 from sfrecsam_hf import segment
-from sfrecsam_hf.scan_frame import ScanFrame
+from sfrecsam_hf.modeling.scan_frame import ScanFrame
 
 BORDERS = (30, 20, 50, 10)  # left, top, right, bottom
 OPTIONS = {"mc_samples": 2, "presence_threshold": 0.0}

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from scipy.spatial.distance import pdist
 
-from sfrecsam_hf.segmentation import Segmentation, diameters
+from sfrecsam_hf.modeling.segmentation import Segmentation, diameters
 
 
 def measured(mask: np.ndarray) -> dict:

@@ -5,7 +5,7 @@ from conftest import randomised, tiny_model
 from safetensors.torch import load_file, save_file
 
 from sfrecsam_hf import SFRecSamConfig, SFRecSamModel
-from sfrecsam_hf.coarse_mask import SkipGate
+from sfrecsam_hf.modeling.coarse_mask_head import SkipGate
 
 
 def gates(model: SFRecSamModel) -> list[SkipGate]:

@@ -24,9 +24,9 @@ from transformers import pipeline
 
 from explain import frequency_story
 from sfrecsam_hf import segment
-from sfrecsam_hf.checkpoints import load_checkpoint
-from sfrecsam_hf.drawing import ADDED, CONTOUR, REMOVED
-from sfrecsam_hf.metrics import overlap
+from sfrecsam_hf.evaluation.metrics import overlap
+from sfrecsam_hf.inference.checkpoints import load_checkpoint
+from sfrecsam_hf.inference.visualization import ADDED, CONTOUR, REMOVED
 from staged_model import Controls, StagedModel
 from visits import IDLE_SECONDS, Visits
 

@@ -17,7 +17,7 @@ from playwright.sync_api import expect, sync_playwright
 
 import batch
 from sfrecsam_hf import segment
-from sfrecsam_hf.checkpoints import load_checkpoint
+from sfrecsam_hf.inference.checkpoints import load_checkpoint
 from uploads import read_upload
 from visits import Visits
 

@@ -22,9 +22,9 @@ from packaging.requirements import Requirement
 from stranger import bare_environment
 
 from sfrecsam_hf import segment
-from sfrecsam_hf.bundled import bundled_space
-from sfrecsam_hf.checkpoints import load_checkpoint
 from sfrecsam_hf.cli import main
+from sfrecsam_hf.inference.bundled import bundled_space
+from sfrecsam_hf.inference.checkpoints import load_checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
 SPACE = ROOT / "space"

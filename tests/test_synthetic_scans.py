@@ -8,7 +8,7 @@ import numpy as np
 from scipy import ndimage
 from test_examples import EXAMPLES, commands
 
-from sfrecsam_hf.data import load_folder
+from sfrecsam_hf.data.loading import load_folder
 
 SCRIPT = str(EXAMPLES / "synthetic_scans.py")
 synthetic_scan = runpy.run_path(SCRIPT)["synthetic_scan"]

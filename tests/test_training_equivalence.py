@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from sfrecsam_hf import TrainingConfig
 from sfrecsam_hf import training as training_module
-from sfrecsam_hf.training import train
+from sfrecsam_hf.training.trainer import train
 
 WITHOUT_DROPOUT = {
     **TINY_PARTS,

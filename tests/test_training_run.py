@@ -19,9 +19,9 @@ from sklearn.metrics import roc_auc_score
 from sfrecsam_hf import SFRecSamModel, SFRecSamProcessor, TrainingConfig, training_validation
 from sfrecsam_hf import training as training_module
 from sfrecsam_hf.cli import main
-from sfrecsam_hf.segmentation import segment
-from sfrecsam_hf.splits import load_split
-from sfrecsam_hf.training import TrainingRun, train
+from sfrecsam_hf.data.splits import load_split
+from sfrecsam_hf.modeling.segmentation import segment
+from sfrecsam_hf.training.trainer import TrainingRun, train
 
 
 def settings(folder: Path, output: Path, **changes) -> TrainingConfig:

@@ -6,7 +6,7 @@ from conftest import tiny_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sfrecsam_hf.uncertainty import (
+from sfrecsam_hf.modeling.uncertainty import (
     binary_entropy,
     expected_calibration_error,
     reliability_curve,

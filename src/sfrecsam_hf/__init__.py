@@ -6,31 +6,31 @@ Names are imported when they are first used, so that `import sfrecsam_hf` and `s
 from importlib import import_module
 from typing import Any
 
-from .auto_classes import register_with_transformers
+from .registration import register_with_transformers
 
 __version__ = "0.1.0"
 
 _MODULE_OF = {
-    "DualFalseCorrector": "false_corrector",
-    "LesionSegmentationPipeline": "pipeline_sfrecsam",
-    "SFRecSamConfig": "configuration_sfrecsam",
-    "SFRecSamImageEmbeddings": "outputs_sfrecsam",
-    "SFRecSamImageProcessor": "image_processing_sfrecsam",
-    "SFRecSamImageProcessorPil": "image_processing_sfrecsam",
-    "SFRecSamModel": "modeling_sfrecsam",
-    "SFRecSamOutput": "outputs_sfrecsam",
-    "SFRecSamProcessor": "processing_sfrecsam",
-    "SFRecSamVisionConfig": "configuration_sfrecsam",
-    "Segmentation": "segmentation",
-    "SpatialFrequencyBranch": "frequency_fusion",
-    "TrainingConfig": "training_config",
-    "bundled_checkpoint": "bundled",
-    "load_bus_bra": "data",
-    "load_busi": "data",
-    "load_folder": "data",
-    "load_udiat": "data",
-    "segment": "segmentation",
-    "train": "training",
+    "DualFalseCorrector": "modeling.false_corrector",
+    "LesionSegmentationPipeline": "modeling.pipeline_sfrecsam",
+    "SFRecSamConfig": "modeling.configuration_sfrecsam",
+    "SFRecSamImageEmbeddings": "modeling.model_outputs",
+    "SFRecSamImageProcessor": "modeling.image_processing_sfrecsam",
+    "SFRecSamImageProcessorPil": "modeling.image_processing_sfrecsam",
+    "SFRecSamModel": "modeling.modeling_sfrecsam",
+    "SFRecSamOutput": "modeling.model_outputs",
+    "SFRecSamProcessor": "modeling.processing_sfrecsam",
+    "SFRecSamVisionConfig": "modeling.configuration_sfrecsam",
+    "Segmentation": "modeling.segmentation",
+    "SpatialFrequencyBranch": "modeling.frequency_fusion",
+    "TrainingConfig": "training.config",
+    "bundled_checkpoint": "inference.bundled",
+    "load_bus_bra": "data.loading",
+    "load_busi": "data.loading",
+    "load_folder": "data.loading",
+    "load_udiat": "data.loading",
+    "segment": "modeling.segmentation",
+    "train": "training.trainer",
 }
 
 __all__ = sorted(_MODULE_OF)

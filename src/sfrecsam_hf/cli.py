@@ -8,7 +8,7 @@ import types
 import typing
 
 if typing.TYPE_CHECKING:
-    from .prediction import PredictionReport
+    from .inference.predict import PredictionReport
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -121,7 +121,7 @@ def _add_inference(job: argparse.ArgumentParser) -> None:
 
 def _add_settings(job: argparse.ArgumentParser) -> None:
     """One flag per field of the training configuration, described by its docstring."""
-    from .training_config import TrainingConfig
+    from .training.config import TrainingConfig
 
     described = dict(re.findall(r"^ +(\w+) \(.*?\): (.+)$", TrainingConfig.__doc__ or "", re.MULTILINE))
     for setting in dataclasses.fields(TrainingConfig):
@@ -156,8 +156,8 @@ def _mapping(text: str) -> dict:
 
 
 def _train(config: str | None, resume: bool, **settings: typing.Any) -> None:
-    from .training import train
-    from .training_config import TrainingConfig
+    from .training.config import TrainingConfig
+    from .training.trainer import train
 
     print(f"best checkpoint: {train(TrainingConfig.from_yaml(config, **settings), resume)}")
 
@@ -172,7 +172,7 @@ def _predict(
 ) -> int:
     from accelerate import PartialState
 
-    from .prediction import predict
+    from .inference.predict import predict
 
     prompts: dict[str, typing.Any] = {}
     if point is not None:
@@ -201,10 +201,10 @@ def _evaluate(
 ) -> None:
     from pathlib import Path
 
-    from .data import load_folder
-    from .evaluation import evaluate, table, write_report
-    from .segmentation import segment
-    from .training_summary import machine_name
+    from .data.loading import load_folder
+    from .evaluation.evaluate import evaluate, table, write_report
+    from .modeling.segmentation import segment
+    from .training.summary import machine_name
 
     dataset = load_folder(data, splits, split)
     model, processor, batch_size, options = _loaded(**inference)
@@ -232,7 +232,7 @@ def _evaluate(
 def _card(folder: str, name: str, license: str, readme: str | None) -> None:
     from pathlib import Path
 
-    from .card import write_card, write_table
+    from .publishing.model_card import write_card, write_table
 
     print(f"card: {write_card(folder, name, license)}")
     if readme is not None:
@@ -241,21 +241,21 @@ def _card(folder: str, name: str, license: str, readme: str | None) -> None:
 
 
 def _push(run: str, name: str, **options: typing.Any) -> None:
-    from .publishing import push
+    from .publishing.push import push
 
     print(f"published: {push(run, name, **options)}")
 
 
 def _push_data(source: str, name: str, split: str | None, splits: str | None, private: bool) -> None:
-    from .data import load_folder
-    from .publishing import checked_name, push_data
+    from .data.loading import load_folder
+    from .publishing.push import checked_name, push_data
 
     checked_name(name)
     print(f"published: {push_data(load_folder(source, splits, split), name, split, private)}")
 
 
 def _demo(model: str | None, port: int | None) -> None:
-    from .bundled import bundled_space
+    from .inference.bundled import bundled_space
 
     sys.path.insert(0, str(bundled_space()))
     from app import launch
@@ -265,7 +265,7 @@ def _demo(model: str | None, port: int | None) -> None:
 
 def _loaded(model: str | None, device: str | None, dtype: str, batch_size: int, **options: typing.Any) -> tuple:
     """Model, processor, batch size, and the options that were given."""
-    from .checkpoints import load_checkpoint
+    from .inference.checkpoints import load_checkpoint
 
     if batch_size < 1:
         raise ValueError(f"--batch-size {batch_size} must be 1 or more.")
@@ -274,8 +274,8 @@ def _loaded(model: str | None, device: str | None, dtype: str, batch_size: int, 
 
 
 def _export(model: str | None, output: str, mc_samples: int | None) -> None:
-    from .checkpoints import load_checkpoint
-    from .export import export
+    from .inference.checkpoints import load_checkpoint
+    from .inference.export import export
 
     loaded, _ = load_checkpoint(model, device="cpu")
     if mc_samples is not None:
@@ -286,7 +286,7 @@ def _export(model: str | None, output: str, mc_samples: int | None) -> None:
 
 
 def _data(source: str, find_duplicates: bool) -> None:
-    from .data import inspect
+    from .data.loading import inspect
 
     print(inspect(source, find_duplicates))
 

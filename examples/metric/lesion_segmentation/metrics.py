@@ -1,1 +1,1 @@
-../../../src/sfrecsam_hf/metrics.py
+../../../src/sfrecsam_hf/evaluation/metrics.py

@@ -1,0 +1,1 @@
+"""Folders, zips and Hub data sets of images with masks."""

@@ -1,0 +1,1 @@
+"""Metrics, and a checkpoint measured."""

@@ -1,0 +1,1 @@
+"""The model and what travels with it to the Hub: flat, sibling imports only."""

@@ -1,0 +1,503 @@
+"""SF-RecSAM: encode -> prompt -> decode -> correct, as a `SamModel`."""
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import SamModel
+from transformers.models.sam.modeling_sam import (
+    SamPositionalEmbedding,
+    SamPromptEncoder,
+    SamTwoWayAttentionBlock,
+)
+from transformers.utils import logging
+from transformers.utils.output_capturing import OutputRecorder
+
+from .coarse_mask_head import CoarseMaskHead, HighResolutionJoin
+from .configuration_sfrecsam import SFRecSamConfig
+from .encoder_sampling import encoder_samples
+from .false_corrector import DualFalseCorrector
+from .frequency_fusion import SpatialFrequencyBranch
+from .losses import base_losses, checked_labels, correction_losses, heard, multimask_loss, weighted_sum
+from .maps_on_cpu import row_by_row
+from .mask_decoder import SFRecSamMaskDecoder
+from .model_outputs import (
+    EMPTY_LOGIT,
+    Correction,
+    PromptedGroup,
+    PromptedRows,
+    SFRecSamImageEmbeddings,
+    SFRecSamOutput,
+    checked_embeddings,
+    repeated,
+    sizes_inside_padding,
+    valid_region,
+    withheld,
+)
+from .prompt_fusion import PromptFusion
+from .prompts import automatic_prompts, given_prompts, group_by_kind, jittered
+from .sample_noise import SampleNoise
+from .training_stages import NEW_MODULES, StagedTraining
+from .uncertainty import UncertaintyHead, uncertainty_from_samples
+from .vision_encoder import SFRecSamPreTrainedModel, SFRecSamVisionEncoder
+
+if TYPE_CHECKING:  # never executed: names the files that travel to the Hub with the model
+    from .pipeline_sfrecsam import LesionSegmentationPipeline as LesionSegmentationPipeline
+
+logger = logging.get_logger(__name__)
+
+SPOT = 0.005  # of the coarse mask, as large as a small lesion: a single pixel is as sure in many a normal scan
+
+
+class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
+    r"""
+    Segment Anything extended by spatial-frequency fusion, automatic prompts, uncertainty and dual false correction.
+
+    Called with an image alone it prompts itself. With points, boxes or masks it answers those, as `SamModel` does.
+    """
+
+    config: SFRecSamConfig
+    _can_record_outputs = {"mask_decoder_attentions": OutputRecorder(SamTwoWayAttentionBlock, index=2)}
+
+    def __init__(self, config: SFRecSamConfig):
+        super(SamModel, self).__init__(config)
+        self.shared_image_embedding = SamPositionalEmbedding(config.vision_config)
+        self.vision_encoder = SFRecSamVisionEncoder(config.vision_config)
+        self.prompt_encoder = SamPromptEncoder(config)
+        config.mask_decoder_config._attn_implementation = config._attn_implementation
+        self.mask_decoder = SFRecSamMaskDecoder(config.mask_decoder_config)
+
+        channels = config.branch_channels
+        fused = config.fusion != "none"
+        self.branch = None
+        if fused:
+            self.branch = SpatialFrequencyBranch(channels, config.filter_bins, config.fusion == "spatial-frequency")
+        self.coarse_mask_head = CoarseMaskHead(
+            config.vision_config.output_channels, channels, config.mask_stride, skips=fused
+        )
+        feature_channels = channels[config.mask_stride.bit_length() - 2]
+        self.prompt_fusion = PromptFusion(
+            feature_channels,
+            config.vision_config.output_channels,
+            levels=(config.vision_config.patch_size // config.mask_stride).bit_length() - 1,
+        )
+        self.high_resolution_join = HighResolutionJoin(feature_channels)
+        self.uncertainty_head = UncertaintyHead(feature_channels, config.corrector_channels)
+        self.corrector = DualFalseCorrector(feature_channels, config.corrector_channels, config.correctors)
+        self.post_init()
+        if config.adapters_only:
+            self._keys_to_ignore_on_load_missing |= {rf"^(?!.*({'|'.join(NEW_MODULES)}))"}
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str, *model_args, **kwargs) -> "SFRecSamModel":
+        """
+        As for any model. Of a checkpoint that holds only adapters, the SAM below them is fetched too.
+
+        Raises:
+            FileNotFoundError: That SAM is not in reach.
+            ValueError: The weight file is damaged.
+        """
+        from safetensors import SafetensorError
+
+        from .adapters_only import load_base
+
+        try:
+            loaded = super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
+        except SafetensorError as error:
+            raise ValueError(
+                f"The weight file (model*.safetensors) of {pretrained_model_name_or_path} is truncated or damaged "
+                f"({error}); fetch it again."
+            ) from error
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        if model.config.adapters_only:
+            access = ("token", "cache_dir", "local_files_only")
+            load_base(model, **{name: kwargs[name] for name in access if name in kwargs})
+            model.config.adapters_only = False
+        return loaded
+
+    @classmethod
+    def from_sam(
+        cls,
+        source: str,
+        image_size: int | None = None,
+        patch_stride: int | None = None,
+        window_size: int | None = None,
+        hub_options: dict | None = None,
+        **overrides,
+    ) -> "SFRecSamModel":
+        """
+        Extends a Segment Anything checkpoint; until it is trained, the result answers as that SAM does.
+
+        Args:
+            source (`str`): `"facebook/sam-vit-base"` or any other `SamModel` folder or Hub name (MedSAM, ...), or the
+                `.pth` of Segment Anything.
+            image_size (`int`, *optional*): Another input side; position parameters are interpolated.
+            patch_stride (`int`, *optional*): Another distance between tokens, with the same patch kernel.
+            window_size (`int`, *optional*): Another attention window; best is one that divides the token grid.
+            hub_options (`dict`, *optional*): For `SamModel.from_pretrained`, such as `{"revision": ...}`.
+            overrides: Fields of [`SFRecSamConfig`].
+
+        Returns:
+            [`SFRecSamModel`] in evaluation mode; its `sam_report` says what was loaded, interpolated and new.
+
+        Raises:
+            FileNotFoundError, ValueError: The source is no SAM checkpoint.
+        """
+        from .adapters_only import base_of
+        from .sam_weights import extended_config, fitted_state, read_sam
+
+        sam, weights = read_sam(source, **(hub_options or {}))
+        overrides |= base_of(source, **(hub_options or {}))
+        model = cls(extended_config(sam, image_size, patch_stride, window_size, **overrides))
+        fitted, model.sam_report = fitted_state(weights, model.state_dict())
+        model.load_state_dict(fitted, strict=False)
+        logger.info("%s: %s", source, model.sam_report)
+        return model.eval()
+
+    def encode(
+        self,
+        pixel_values: Tensor,
+        reshaped_input_sizes: Tensor | None = None,
+        pixel_mask: Tensor | None = None,
+        **kwargs,
+    ) -> SFRecSamImageEmbeddings:
+        """
+        Runs the image encoder and the spatial-frequency branch, once per image.
+
+        Args:
+            pixel_values (`torch.Tensor` of shape `(batch, channels, image_size, image_size)`): From the processor.
+            reshaped_input_sizes (`torch.Tensor` of shape `(batch, 2)`, *optional*):
+                Height and width of each image inside its padding; without it nothing is padding.
+            pixel_mask (`torch.Tensor` of shape `(batch, image_size, image_size)`, *optional*):
+                In its place, for padding of any shape: 1 on the image, 0 on padding.
+        """
+        valid = valid_region(pixel_values, reshaped_input_sizes, pixel_mask)
+        pyramid = [] if self.branch is None else self.branch(pixel_values, valid.to(pixel_values.dtype))
+        vision = self.vision_encoder(pixel_values, pyramid[-1] if pyramid else None, **kwargs)
+        features, coarse, presence = self.coarse_mask_head(vision.last_hidden_state, pyramid)
+        stride = self.config.mask_stride
+        valid = valid[..., stride // 2 :: stride, stride // 2 :: stride]
+        coarse = torch.where(valid, coarse, EMPTY_LOGIT)
+        # What the head pools over the token grid and the surest spot of the coarse mask err on different images.
+        surest = coarse.flatten(1).topk(max(1, round(SPOT * coarse[0].numel()))).values.mean(dim=1)
+        presence = (presence + surest) / 2
+        return SFRecSamImageEmbeddings(
+            image_embeddings=vision.last_hidden_state,
+            high_resolution_features=features,
+            coarse_masks=coarse,
+            presence_logits=presence,
+            valid_region=valid,
+            vision_hidden_states=vision.hidden_states,
+            vision_attentions=vision.attentions,
+        )
+
+    @torch.no_grad()
+    def get_image_embeddings(
+        self, pixel_values: Tensor, reshaped_input_sizes: Tensor | None = None, **kwargs
+    ) -> SFRecSamImageEmbeddings:
+        """
+        What `encode` returns, without gradients: compute it once per image and prompt it as often as you like.
+
+        SAM's pipeline hands over the pixels alone; then the zeros at the right and the bottom are taken for padding.
+        """
+        if reshaped_input_sizes is None and kwargs.get("pixel_mask") is None:
+            reshaped_input_sizes = sizes_inside_padding(pixel_values)
+        return self.encode(pixel_values, reshaped_input_sizes, **kwargs)
+
+    def forward(
+        self,
+        pixel_values: Tensor | None = None,
+        input_points: Tensor | None = None,
+        input_labels: Tensor | None = None,
+        input_boxes: Tensor | None = None,
+        input_masks: Tensor | None = None,
+        image_embeddings: SFRecSamImageEmbeddings | None = None,
+        multimask_output: bool = False,
+        labels: Tensor | None = None,
+        prompt_labels: Tensor | None = None,
+        mc_samples: int | None = None,
+        generator: torch.Generator | None = None,
+        reshaped_input_sizes: Tensor | None = None,
+        original_sizes: Tensor | None = None,
+        pixel_mask: Tensor | None = None,
+        suspicion_threshold: float | None = None,
+        presence_threshold: float | None = None,
+        correctors: tuple[str, ...] | list[str] | None = None,
+        sample_encoder: bool = False,
+        noise: SampleNoise | None = None,
+        **kwargs,
+    ) -> SFRecSamOutput:
+        """
+        Args:
+            pixel_values (`torch.Tensor` of shape `(batch, channels, image_size, image_size)`, *optional*):
+                From the image processor. Give either this or `image_embeddings`.
+            input_points (`torch.Tensor` of shape `(batch, prompts, points, 2)`, *optional*):
+                `(x, y)` in input pixels. Rows whose labels are all -10 and that have no box prompt themselves.
+            input_labels (`torch.Tensor` of shape `(batch, prompts, points)`, *optional*):
+                1 foreground, 0 background, -10 no point.
+            input_boxes (`torch.Tensor` of shape `(batch, prompts, 4)`, *optional*):
+                `(x1, y1, x2, y2)` in input pixels; four times -10 is no box.
+            input_masks (`torch.Tensor` of shape `(batch, 1, 4 * grid, 4 * grid)`, *optional*): Mask prompt logits.
+            image_embeddings ([`SFRecSamImageEmbeddings`], *optional*): From `get_image_embeddings`.
+            multimask_output (`bool`): SAM's three masks per prompt in place of one.
+            labels (`torch.Tensor` of shape `(batch, height, width)`, *optional*):
+                Ground truth in {0, 1} at any resolution with the input's aspect ratio, padding included.
+            prompt_labels (`torch.Tensor` of shape `(batch, prompts, height, width)`, *optional*):
+                What each prompt asks for, where that is not all of `labels`.
+            mc_samples (`int`, *optional*): Overrides the configuration.
+            generator (`torch.Generator`, *optional*): Source of the sampling noise; seed 0 if not given.
+            reshaped_input_sizes (`torch.Tensor` of shape `(batch, 2)`, *optional*): From the image processor.
+            original_sizes (`torch.Tensor` of shape `(batch, 2)`, *optional*):
+                Accepted so that the processor's output can be passed whole; not used.
+            pixel_mask (`torch.Tensor` of shape `(batch, image_size, image_size)`, *optional*): As for `encode`.
+            suspicion_threshold, presence_threshold (`float`, *optional*): Override the configuration.
+            correctors (`Sequence[str]`, *optional*): Overrides the configuration with a subset of it.
+            sample_encoder (`bool`): Reference mode: repeats the encoder with dropout for each sample. Measures what
+                sampling behind a single encoder pass costs in quality; slow.
+            noise ([`SampleNoise`], *optional*): From `draw_noise`, in place of a generator, which compiled and
+                exported graphs cannot take.
+
+        Raises:
+            ValueError: Neither or both of image and embeddings are given, prompts or labels do not fit, or a switch
+                is out of range.
+        """
+        if (pixel_values is None) == (image_embeddings is None):
+            raise ValueError("Give either pixel_values or image_embeddings, and not both.")
+        if sample_encoder and pixel_values is None:
+            raise ValueError("sample_encoder=True repeats the encoder and needs pixel_values.")
+        mc_samples = self.config.mc_samples if mc_samples is None else mc_samples
+        if mc_samples < 0:
+            raise ValueError(f"mc_samples={mc_samples} must be 0 or more.")
+        if unknown := set(correctors or ()) - set(self.config.correctors):
+            raise ValueError(f"correctors={correctors} names {unknown}, but this model has {self.config.correctors}.")
+        correcting = self.training_stage != 1 or not self.training
+        sampling = correcting and mc_samples > 0
+        if sample_encoder:
+            generator = generator or torch.Generator().manual_seed(0)
+
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.training_stage != 2):
+            encoded = (
+                self.encode(pixel_values, reshaped_input_sizes, pixel_mask, **kwargs)
+                if image_embeddings is None
+                else checked_embeddings(image_embeddings)
+            )
+            rows = self._prompt(encoded, input_points, input_labels, input_boxes, input_masks)
+            if sampling and noise is None:
+                noise = self.draw_noise(mc_samples, generator)
+            masks, iou_scores = self._decode(rows, multimask_output, noise if sampling else None)
+            if sampling and sample_encoder:
+                mask = valid_region(pixel_values, reshaped_input_sizes, pixel_mask)[:, 0]
+                redrawn = encoder_samples(self.encode, self.vision_encoder, pixel_values, mask, mc_samples, generator)
+                samples = [
+                    self._decode(self._fused(rows.reencoded(encoded)), multimask_output, noise.only(sample))[0]
+                    for sample, encoded in enumerate(redrawn, start=1)
+                ]
+                masks = torch.cat([masks[:1], *samples])
+
+        masks = torch.where(rows.encoded.valid_region[None], masks, EMPTY_LOGIT)
+        initial = final = masks[0]
+        correction = None
+        if correcting:
+            features = repeated(encoded.high_resolution_features, rows.prompts_per_image)
+            correction = self._correct(initial, masks[1:], features, suspicion_threshold, correctors)
+            final = correction.logits
+
+        loss, terms = None, None
+        if labels is not None:
+            terms = self._loss_terms(labels, prompt_labels, encoded, rows, initial, iou_scores, correction)
+            loss = heard(weighted_sum(terms), self.parameters())
+
+        output = SFRecSamOutput(
+            loss=loss,
+            loss_terms=terms,
+            iou_scores=rows.per_image(iou_scores),
+            pred_masks=rows.per_image(final),
+            initial_masks=rows.per_image(initial),
+            coarse_masks=encoded.coarse_masks,
+            presence_logits=encoded.presence_logits,
+            prompt_is_automatic=rows.per_image(rows.automatic),
+            vision_hidden_states=encoded.vision_hidden_states,
+            vision_attentions=encoded.vision_attentions,
+            **rows.used_prompts(),
+            **({} if correction is None else correction.maps(rows)),
+        )
+        if self.training:
+            return output
+        return withheld(output, self.config.presence_threshold if presence_threshold is None else presence_threshold)
+
+    def _prompt(
+        self,
+        encoded: SFRecSamImageEmbeddings,
+        input_points: Tensor | None,
+        input_labels: Tensor | None,
+        input_boxes: Tensor | None,
+        input_masks: Tensor | None,
+    ) -> PromptedRows:
+        """One row per mask to decode: the caller's prompts where there are any, automatic ones elsewhere."""
+        batch, device = encoded.presence_logits.shape[0], encoded.image_embeddings.device
+        image_size = self.config.vision_config.image_size
+        mask_size = 4 * self.config.prompt_encoder_config.image_embedding_size
+        given, prompts_per_image = given_prompts(
+            input_points, input_labels, input_boxes, input_masks, batch, image_size, mask_size
+        )
+        rows = encoded.repeat_interleave(prompts_per_image)
+        groups = []
+        automatic = torch.zeros(batch * prompts_per_image, dtype=torch.bool, device=device)
+        for index, prompts in group_by_kind(given, batch * prompts_per_image):
+            index = index.to(device)
+            own = prompts is None
+            if own:
+                automatic[index] = True
+                prompts = automatic_prompts(rows.coarse_masks[index], image_size, self.config.box_margin, mask_size)
+            groups.append(PromptedGroup(index, prompts, own))
+        return self._fused(PromptedRows(rows, groups, automatic, prompts_per_image))
+
+    def _fused(self, rows: PromptedRows) -> PromptedRows:
+        """
+        The rows with the caller's prompts in their high-resolution features.
+
+        Automatic prompts come from these features and tell them nothing; fusing them too cost validation Dice.
+        """
+        image_size = self.config.vision_config.image_size
+        features = [
+            part.high_resolution_features
+            if group.automatic
+            else self.prompt_fusion(part.high_resolution_features, part.image_embeddings, group.prompts, image_size)
+            for part, group in rows.parts()
+        ]
+        return rows.with_features(rows.in_order(features))
+
+    def draw_noise(self, samples: int | None = None, generator: torch.Generator | None = None) -> SampleNoise:
+        """The noise that `forward` draws itself if it is given none: `config.mc_samples` passes, seed 0."""
+        return SampleNoise.draw(
+            self.config.mc_samples if samples is None else samples,
+            embedding_channels=self.config.vision_config.output_channels,
+            feature_channels=self.coarse_mask_head.classify.in_channels,
+            dropout=self.config.sample_dropout,
+            jitter=self.config.prompt_jitter,
+            generator=generator,
+        ).to(self.device, self.dtype)
+
+    def _decode(self, rows: PromptedRows, multimask_output: bool, noise: SampleNoise | None) -> tuple[Tensor, Tensor]:
+        """
+        Runs SAM's decoder and the high-resolution join, all samples of a group in one batch.
+
+        Returns:
+            Logits of shape `(1 + samples, rows, masks, height, width)`, the first without noise, and IoU estimates
+            of shape `(rows, masks)`.
+        """
+        decoded = [self._decode_group(part, group, multimask_output, noise) for part, group in rows.parts()]
+        masks, iou_scores = zip(*decoded, strict=True)
+        return rows.in_order(masks, dim=1), rows.in_order(iou_scores)
+
+    def _decode_group(
+        self,
+        encoded: SFRecSamImageEmbeddings,
+        group: PromptedGroup,
+        multimask_output: bool,
+        noise: SampleNoise | None,
+    ) -> tuple[Tensor, Tensor]:
+        image, features, prompts = encoded.image_embeddings, encoded.high_resolution_features, group.prompts
+        count = image.shape[0]
+        if noise is not None:
+            image = (image * noise.embedding).flatten(0, 1)
+            features = (features * noise.features).flatten(0, 1)
+            prompts = jittered(prompts, noise.prompts, self.config.vision_config.image_size)
+        elif self.training:
+            image = F.dropout2d(image, self.config.sample_dropout)
+            features = F.dropout2d(features, self.config.sample_dropout)
+        sparse, dense = self.prompt_encoder(
+            input_points=None if prompts.points is None else prompts.points[:, None],
+            input_labels=None if prompts.labels is None else prompts.labels[:, None],
+            input_boxes=None if prompts.boxes is None else prompts.boxes[:, None],
+            input_masks=None if prompts.masks is None else prompts.masks.to(image.dtype),
+        )
+        rough = self.coarse_mask_head.classify(features)
+        if prompts.masks is not None and not group.automatic:
+            rough = F.interpolate(prompts.masks.to(image.dtype), size=features.shape[-2:], mode="bilinear")
+        masks, iou_scores = self.mask_decoder(
+            image_embeddings=image,
+            image_positional_embeddings=self.get_image_wide_positional_embeddings(),
+            sparse_prompt_embeddings=sparse,
+            dense_prompt_embeddings=dense,
+            multimask_output=multimask_output,
+        )
+        per_prompt = masks.shape[2]
+        masks = row_by_row(
+            self.high_resolution_join,
+            masks.flatten(0, 2)[:, None],
+            repeated(features, per_prompt),
+            repeated(rough, per_prompt),
+        )
+        return masks.view(-1, count, per_prompt, *masks.shape[-2:]), iou_scores[:count, 0]
+
+    def _correct(
+        self,
+        initial: Tensor,
+        samples: Tensor,
+        features: Tensor,
+        threshold: float | None,
+        correctors: tuple[str, ...] | list[str] | None,
+    ) -> Correction:
+        """Finds the suspicious region of each initial mask and corrects inside it; the base gets no gradient."""
+        shape = initial.shape
+        initial = initial.detach().flatten(0, 1)[:, None]
+        features = repeated(features.detach(), shape[1])
+        possible = initial > EMPTY_LOGIT
+        entropy_logits = self.uncertainty_head(features, initial.sigmoid())
+        if len(samples):
+            probabilities = samples.detach().flatten(1, 2)[:, :, None].sigmoid() * possible
+            mean, entropy, information = uncertainty_from_samples(probabilities)
+        else:
+            mean, entropy = initial.float().sigmoid(), entropy_logits.detach().float().sigmoid() * possible
+            information = torch.zeros_like(entropy)
+        corrected = self.corrector(
+            mean_probability=mean,
+            uncertainty=entropy,
+            mutual_information=information,
+            features=features,
+            initial_logits=initial,
+            suspicion_threshold=self.config.suspicion_threshold if threshold is None else threshold,
+            correctors=self.config.correctors if correctors is None else correctors,
+        )
+        return Correction(
+            logits=corrected.logits.view(shape),
+            corrected=corrected,
+            mean_probability=mean,
+            predictive_entropy=entropy,
+            mutual_information=information,
+            entropy_logits=entropy_logits,
+        )
+
+    def _loss_terms(
+        self,
+        labels: Tensor,
+        prompt_labels: Tensor | None,
+        encoded: SFRecSamImageEmbeddings,
+        rows: PromptedRows,
+        initial: Tensor,
+        iou_scores: Tensor,
+        correction: Correction | None,
+    ) -> dict[str, Tensor]:
+        images, target = checked_labels(labels, len(encoded.presence_logits), rows.prompts_per_image, prompt_labels)
+        terms = {}
+        if self.training_stage != 2:
+            three, three_iou = self._decode(rows, True, None)
+            three = torch.where(rows.encoded.valid_region, three[0], EMPTY_LOGIT)
+            terms |= base_losses(images, target, encoded.coarse_masks, encoded.presence_logits, initial, iou_scores)
+            terms["multimask"] = multimask_loss(three, three_iou, target)
+        if correction is not None:
+            terms |= correction_losses(
+                target.repeat_interleave(initial.shape[1], dim=0),
+                initial.flatten(0, 1)[:, None],
+                correction.corrected,
+                correction.entropy_logits,
+                correction.predictive_entropy,
+            )
+        return terms
+
+
+SFRecSamModel.register_for_auto_class("AutoModel")
+
+__all__ = ["SFRecSamImageEmbeddings", "SFRecSamModel", "SFRecSamOutput"]

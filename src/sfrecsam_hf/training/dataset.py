@@ -1,0 +1,205 @@
+"""Training images held at training size, shown in an order and an augmentation that only seed and epoch decide."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from datasets import Dataset
+from torch import Tensor
+from torch.utils.data import Sampler
+from tqdm import tqdm
+
+from ..evaluation.oracle_prompts import loose_box, random_click
+from ..modeling.image_processing_sfrecsam import SFRecSamImageProcessorPil
+from ..modeling.prompts import ABSENT
+from .augmentation import augment
+from .lesion_cut import Scan
+from .lesion_echo import with_other_echo
+from .lesion_transplant import transplanted
+
+MOST_CLICKS = 2
+
+Key = tuple[int, int]
+
+
+class TrainingImages(torch.utils.data.Dataset):
+    r"""
+    Gray images and masks as bytes at training size; a batch is augmented and prompted as a whole.
+
+    Resizing once and keeping bytes took the data time of a step from half of it to a twentieth (256 px, two cores).
+
+    Args:
+        sources (`list[datasets.Dataset]`): With the columns `image` and `mask`.
+        processor ([`SFRecSamImageProcessorPil`]): Decides size, mean and standard deviation.
+        seed (`int`): With epoch and index, decides the augmentation and the prompts of an image.
+        augmentation (`float`): Strength.
+        click_share (`float`): Share of lesion images that get clicks.
+        box_share (`float`): Share of lesion images that get a loose box.
+        transplant_share (`float`): Share of the images with a prompt in which tissue is moved about.
+        echo_share (`float`): Share of the images in which lesion and tissue change their brightness.
+    """
+
+    def __init__(
+        self,
+        sources: list[Dataset],
+        processor: SFRecSamImageProcessorPil,
+        seed: int = 0,
+        augmentation: float = 1.0,
+        click_share: float = 0.0,
+        box_share: float = 0.0,
+        transplant_share: float = 0.0,
+        echo_share: float = 0.0,
+        quiet: bool = False,
+    ):
+        self.seed, self.augmentation = seed, augmentation
+        self.click_share, self.box_share, self.transplant_share = click_share, box_share, transplant_share
+        self.echo_share = echo_share
+        self.channel_mean = torch.tensor(processor.image_mean)[:, None, None]
+        self.channel_std = torch.tensor(processor.image_std)[:, None, None]
+        images, masks, sizes = [], [], []
+        total = sum(len(source) for source in sources)
+        with tqdm(total=total, desc="reading", disable=quiet) as bar:
+            for source in sources:
+                for row in source:
+                    read = processor(
+                        row["image"], segmentation_maps=row["mask"], do_normalize=False, return_tensors="pt"
+                    )
+                    images.append((read["pixel_values"][0, :1] * 255).round().to(torch.uint8))
+                    masks.append(read["labels"][0, None].to(torch.uint8))
+                    sizes.append(torch.as_tensor(read["reshaped_input_sizes"][0]))
+                    bar.update()
+        self.images, self.masks, self.sizes = torch.stack(images), torch.stack(masks), torch.stack(sizes)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitems__(self, keys: list[Key]) -> dict[str, Tensor]:
+        """The batch of `(epoch, index)` pairs, ready for the model."""
+        index = torch.tensor([key[1] for key in keys])
+        seeds = [np.random.SeedSequence((self.seed, *key)).generate_state(3) for key in keys]
+        askers = [np.random.default_rng(int(seed[1])) for seed in seeds]
+        kinds = [self._kind(float(asker.random())) for asker in askers]
+        shown = [
+            self._shown(key[1], int(seed[2]), kind is not None)
+            for key, seed, kind in zip(keys, seeds, kinds, strict=True)
+        ]
+        images, masks, valid = augment(
+            torch.stack([image for image, _ in shown]).float() / 255,
+            torch.stack([mask for _, mask in shown]).float(),
+            self.sizes[index],
+            [int(seed[0]) for seed in seeds],
+            self.augmentation,
+        )
+        prompts = [
+            self._prompts(mask[1].numpy() > 0, kind, asker)
+            for mask, kind, asker in zip(masks, kinds, askers, strict=True)
+        ]
+        points, labels, boxes = (torch.stack(kind) for kind in zip(*prompts, strict=True))
+        batch = {
+            "pixel_values": (images - self.channel_mean) / self.channel_std * valid,
+            "pixel_mask": valid[:, 0],
+            "labels": masks[:, 0],
+        }
+        if self.click_share or self.box_share:
+            batch |= {"input_points": points, "input_labels": labels, "input_boxes": boxes}
+            given = (labels != ABSENT).any(dim=2) | (boxes != ABSENT).any(dim=2)
+            batch["prompt_labels"] = torch.where(given[..., None, None], masks[:, 1:], masks[:, :1])
+        return batch
+
+    def _kind(self, drawn: float) -> str | None:
+        """What prompts an image of which a number in [0, 1) was drawn."""
+        if drawn < self.box_share:
+            return "box"
+        return "clicks" if drawn < self.box_share + self.click_share else None
+
+    def _shown(self, index: int, seed: int, prompted: bool) -> tuple[Tensor, Tensor]:
+        """The image of shape `(1, side, side)`, and the masks of all lesions and of the one to point at."""
+        image, masks = self.images[index], self.masks[index].expand(2, -1, -1)
+        rng = np.random.default_rng(seed)
+        transplanting = prompted and rng.random() < self.transplant_share
+        echoing = rng.random() < self.echo_share
+        if not (transplanting or echoing):
+            return image, masks
+        scan = self._scan(index)
+        if transplanting:
+            scan = transplanted(scan, self._scan(int(rng.integers(len(self)))), rng)
+        if echoing:
+            scan = with_other_echo(scan, self._scan(int(rng.integers(len(self)))), rng)
+        height, width = scan.mask.shape
+        image, masks = image.clone(), masks.clone()
+        image[0, :height, :width] = torch.from_numpy(scan.image)
+        masks[:, :height, :width] = torch.from_numpy(np.stack([scan.mask, scan.pointed]))
+        return image, masks
+
+    def _scan(self, index: int) -> Scan:
+        height, width = self.sizes[index].tolist()
+        mask = self.masks[index, 0, :height, :width].numpy() > 0
+        return Scan(self.images[index, 0, :height, :width].numpy(), mask, mask)
+
+    def _prompts(self, mask: np.ndarray, kind: str | None, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Clicks on and beside the lesion, a loose box, or nothing, as a user might give them."""
+        points = torch.full((1, MOST_CLICKS, 2), float(ABSENT))
+        labels = torch.full((1, MOST_CLICKS), ABSENT, dtype=torch.int)
+        box = torch.full((1, 4), float(ABSENT))
+        if kind is None or not mask.any() or mask.all():
+            return points, labels, box
+        if kind == "box":
+            box[0] = torch.tensor(loose_box(mask, rng))
+            return points, labels, box
+        for click in range(rng.integers(1, MOST_CLICKS + 1)):
+            positive = click == 0 or rng.random() < 0.5
+            points[0, click] = torch.tensor(random_click(mask if positive else ~mask, rng))
+            labels[0, click] = int(positive)
+        return points, labels, box
+
+
+class EpochBatches(Sampler[list[Key]]):
+    r"""
+    The batches of one epoch as `(epoch, index)` pairs; set `epoch` and `start` before iterating.
+
+    Each source shows its share: its images pass by in shuffled rounds, so that all are seen equally often.
+
+    Args:
+        lengths (`list[int]`): Images in each source.
+        shares (`list[float]`): Share of each source that one epoch shows.
+        batch_size (`int`): Images per batch.
+        multiple (`int`): The number of batches is a multiple of this: processes times accumulation.
+        seed (`int`): Decides the order.
+    """
+
+    drop_last = True
+
+    def __init__(self, lengths: list[int], shares: list[float], batch_size: int, multiple: int, seed: int):
+        self.lengths, self.batch_size, self.seed = lengths, batch_size, seed
+        self.counts = [round(length * share) for length, share in zip(lengths, shares, strict=True)]
+        self.batches = sum(self.counts) // (batch_size * multiple) * multiple
+        self.epoch = 0
+        self.start = 0
+        if not self.batches:
+            raise ValueError(
+                f"{sum(self.counts)} training images do not fill one step of {batch_size * multiple}; "
+                "lower batch_size or accumulation."
+            )
+
+    def __len__(self) -> int:
+        return self.batches - self.start
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        chosen, offset = [], 0
+        for source, (length, count) in enumerate(zip(self.lengths, self.counts, strict=True)):
+            chosen += [offset + index for index in self._window(source, length, count)]
+            offset += length
+        order = np.random.default_rng((self.seed, self.epoch)).permutation(chosen)
+        for batch in range(self.start, self.batches):
+            members = order[batch * self.batch_size : (batch + 1) * self.batch_size]
+            yield [(self.epoch, int(index)) for index in members]
+
+    def _window(self, source: int, length: int, count: int) -> list[int]:
+        """The epoch's part of the source's endless sequence of shuffled rounds."""
+        first = self.epoch * count
+        rounds = range(first // length, (first + count - 1) // length + 1) if count else range(0)
+        sequence = [np.random.default_rng((self.seed, source, turn)).permutation(length) for turn in rounds]
+        if not sequence:
+            return []
+        skipped = first - rounds[0] * length
+        return np.concatenate(sequence)[skipped : skipped + count].tolist()
