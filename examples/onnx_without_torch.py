@@ -3,7 +3,7 @@
     python examples/onnx_without_torch.py exported space/samples/bus_0180-l.png space/samples/bus_0560-r.png
 
 The folder is what `sfrecsam export --output exported` has written. `--samples 0` makes it a graph of one pass. Of this
-package it needs the file `sfrecsam_hf/modeling/scan_frame.py` alone, which needs no more than NumPy and Pillow: take it along.
+package it needs the file `sfrecsam_hf/modeling/scan_frame.py` alone, which needs NumPy and Pillow only: take it along.
 """
 
 import argparse

@@ -106,24 +106,6 @@ def test_stage_1_with_a_frozen_base(labels):
     assert chosen - trained(model, labels) == set()
 
 
-def test_where_only_prompts_are_learned_automatic_masks_stay_as_they_are():
-    model = tiny_model()
-    model.train_stage(1, only="prompts")
-    chosen = trainable(model)
-    assert chosen == {name for name, _ in model.named_parameters() if name.startswith("prompt_fusion.")}
-    images = torch.randn(2, 3, IMAGE_SIZE, IMAGE_SIZE)
-    clicks = torch.full((2, 1, 1, 2), 20.0)
-    with torch.no_grad():
-        automatic, clicked = model.eval()(images).pred_masks, model(images, input_points=clicks).pred_masks
-    optimizer = torch.optim.SGD([weight for weight in model.parameters() if weight.requires_grad], lr=0.1)
-    model.train()(images, input_points=clicks, labels=torch.ones(2, IMAGE_SIZE, IMAGE_SIZE)).loss.backward()
-    assert {name for name, weight in model.named_parameters() if weight.grad is not None} == chosen
-    optimizer.step()
-    with torch.no_grad():
-        assert torch.equal(model.eval()(images).pred_masks, automatic)
-        assert not torch.equal(model(images, input_points=clicks).pred_masks, clicked)
-
-
 def test_every_weight_moves_away_from_its_start(labels):
     """Zero-initialised projections hold back what stands before them for one step, and not for ever."""
     model = tiny_model().train()

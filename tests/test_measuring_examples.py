@@ -12,8 +12,6 @@ import PIL.Image
 import pytest
 import torch
 from conftest import SAMPLES, tiny_sam
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from test_examples import EXAMPLES, commands
 
@@ -21,7 +19,6 @@ from sfrecsam_hf.data.splits import load_split
 from sfrecsam_hf.inference.checkpoints import load_checkpoint
 
 sys.path.insert(0, str(EXAMPLES))
-PARTS = runpy.run_path(str(EXAMPLES / "beside_the_lesion.py"))["parts"]
 SMALL = ["--epochs", "1", "--image-size", "32", "--batch-size", "4"]
 
 
@@ -165,20 +162,6 @@ def test_passes_are_counted_and_the_encoder_is_repeated_for_the_last_row(run, ti
     assert [row["passes"] for row in json.loads(Path("mc/mc_samples.json").read_text())] == [0, 4, 8, 2]
 
 
-def test_the_mirrored_view_is_compared_on_every_lesion_of_every_folder(run, tiny_checkpoint):
-    printed = run(commands("mirrored_view.py")[0], "--model", str(tiny_checkpoint))
-    rows = json.loads(Path("mirrored_view/mirrored_view.json").read_text())
-    assert [(row["data"], row["prompt"]) for row in rows] == [
-        (data, prompt) for data in ("BUSI", "BUS-BRA") for prompt in ("auto", "oracle-point")
-    ]
-    for row in rows:
-        masks = load_split(row["data"], "val")["mask"]
-        assert row["lesions"] == sum(np.asarray(mask).any() for mask in masks)
-        assert row["difference"] == pytest.approx(row["dice"][1] - row["dice"][0])
-        assert f"| {row['dice'][0]:.3f} | {row['dice'][1]:.3f} |" in printed
-    assert any(row["difference"] for row in rows), "another view is another answer"
-
-
 def test_robustness_compares_every_change_with_the_unchanged_pictures(run, tiny_checkpoint):
     printed = run(commands("robustness.py")[0], "--model", str(tiny_checkpoint))
     rows = json.loads(Path("robustness/robustness.json").read_text())
@@ -207,60 +190,6 @@ def test_a_change_moves_the_outline_with_the_picture():
         assert gray[moved].mean() > 2 * gray[~moved].mean() or name == "a third of the contrast", name
 
 
-def test_frames_are_counted_and_what_they_take_from_lesions(run):
-    folder = Path("framed")
-    for name in ("images", "masks"):
-        (folder / name).mkdir(parents=True)
-    rng = np.random.default_rng(0)
-    for index, (gray, top) in enumerate(((0, 20), (0, 2), (90, 20), (90, 20), (90, 20))):
-        pixels, mask = np.full((60, 60), gray, np.uint8), np.zeros((60, 60), np.uint8)
-        pixels[10:50, 10:50] = rng.integers(20, 250, (40, 40))
-        if gray:
-            pixels = rng.integers(20, 250, (60, 60)).astype(np.uint8)
-        mask[top : top + 9, 20:30] = 255
-        PIL.Image.fromarray(pixels).save(folder / "images" / f"{index}.png")
-        PIL.Image.fromarray(mask).save(folder / "masks" / f"{index}.png")
-    printed = run([*commands("scan_frames.py")[0][:2], "framed"])
-    assert printed == Path("scan_frames.md").read_text()
-    assert printed.splitlines()[-1] == "| framed | 5 | 2 | 1 |"
-
-
-def test_every_part_is_switched_off_by_itself_and_back_on(run, tiny_checkpoint):
-    printed = run(commands("switched_off.py")[0], "--model", str(tiny_checkpoint))
-    rows = json.loads(Path("switched_off/switched_off.json").read_text())
-    script = runpy.run_path(str(EXAMPLES / "switched_off.py"))
-    model, _ = load_checkpoint(str(tiny_checkpoint), "cpu")
-    learned = {name: parameter.clone() for name, parameter in model.named_parameters()}
-    for part, pattern in script["PARTS"].items():
-        with script["switched_off"](model, pattern):
-            changed = [
-                name for name, parameter in model.named_parameters() if not torch.equal(parameter, learned[name])
-            ]
-        assert changed, part
-        assert all(torch.equal(parameter, learned[name]) for name, parameter in model.named_parameters()), part
-        for data in ("BUSI", "BUS-BRA"):
-            chosen = [row for row in rows if (row["data"], row["switched_off"]) == (data, part)]
-            assert [row["prompt"] for row in chosen] == ["auto", "oracle-point"]
-            assert any(row["difference"] for row in chosen) or part == "fusion of prompts and features", part
-            assert all(
-                f"| {part} | {row['prompt']} | {row['lesions']} | {row['dice']:.3f} |" in printed for row in chosen
-            )
-
-
-def test_each_corrector_is_compared_with_the_initial_mask(run, tiny_checkpoint):
-    printed = run(commands("correctors.py")[0], "--model", str(tiny_checkpoint))
-    found = json.loads(Path("runs/correctors/correctors.json").read_text())
-    assert list(found) == ["BUSI", "BUS-BRA"]
-    for data, rows in found.items():
-        initial, positive, negative, both = rows
-        assert initial["images"] == sum(np.asarray(mask).any() for mask in load_split(data, "val")["mask"])
-        for row in rows:
-            assert f"| {row['row']} | {row['dice']['mean']:.3f} |" in printed
-            assert row["dice"]["difference"] == pytest.approx(row["dice"]["mean"] - initial["dice"]["mean"])
-        assert positive["recall"]["difference"] <= 0 <= negative["recall"]["difference"]
-        assert both["dice"]["difference"], "the correctors of this model change the mask"
-
-
 def test_the_filter_responses_are_drawn(run, tiny_checkpoint):
     bundled, own = commands("filter_response.py")
     assert run(bundled).count("mean distance from 1 is 0.0") == 3
@@ -283,41 +212,3 @@ def test_the_benchmark_times_every_rival_and_stage_and_keeps_what_it_has(run, mo
     with pytest.raises(TypeError):
         run(command, "--rivals", "SF-RecSAM", "--output", "interrupted")
     assert len(json.loads(Path("interrupted/benchmark.json").read_text())["runs"]) == 2
-
-
-@settings(max_examples=80, deadline=None)
-@given(size=st.tuples(*[st.integers(8, 90)] * 2), lesion=st.tuples(*[st.floats(0, 1)] * 4))
-def test_one_crop_holds_the_whole_lesion_and_the_other_nothing_of_it(size, lesion):
-    mask = np.zeros(size, bool)
-    (top, bottom), (left, right) = (
-        sorted(int(place * (side - 1)) for place in pair)
-        for pair, side in zip((lesion[:2], lesion[2:]), size, strict=True)
-    )
-    mask[top : bottom + 1, left : right + 1] = True
-    found = PARTS(mask)
-    if found is None:
-        assert (bottom - top + 1) / size[0] > 0.15 or (right - left + 1) / size[1] > 0.15
-        return
-    held, beside = found
-    assert mask[held].sum() == mask.sum()
-    assert not mask[beside].any()
-    assert mask[held].shape == mask[beside].shape
-
-
-def test_presence_is_asked_with_the_lesion_and_beside_it(run, tiny_checkpoint):
-    rng = np.random.default_rng(0)
-    for index in range(10):
-        mask = np.zeros((60, 70), np.uint8)
-        mask[20:30, 5 * index : 5 * index + 12] = 255
-        for name, pixels in (("images", rng.integers(20, 250, (60, 70)).astype(np.uint8)), ("masks", mask)):
-            Path("small", name).mkdir(parents=True, exist_ok=True)
-            PIL.Image.fromarray(pixels).save(f"small/{name}/{index}.png")
-    printed = run(
-        [*commands("beside_the_lesion.py")[0][:2], "--data", "small", "BUS-BRA", "--model", str(tiny_checkpoint)]
-    )
-    assert Path("beside_the_lesion/beside_the_lesion.md").read_text() in printed
-    small, other = json.loads(Path("beside_the_lesion/beside_the_lesion.json").read_text())
-    assert small["scans"] == len(load_split("small", "val"))
-    assert max(small["held_given_a_mask"], small["beside_given_a_mask"]) <= small["scans"]
-    assert 0 <= small["auroc"] <= 1
-    assert other["scans"] or other["auroc"] is None

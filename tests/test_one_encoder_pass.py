@@ -60,40 +60,7 @@ def test_embeddings_then_prompts_equal_one_call(model, pixels, prompts):
         assert torch.equal(afterwards[name], at_once[name]), name
 
 
-@torch.no_grad()
-def test_the_reference_mode_repeats_the_encoder(model, runs, pixels):
-    model(pixels, mc_samples=3, sample_encoder=True)
-    assert runs["images"] == 2 + 3 * 2
-
-
-@torch.no_grad()
-def test_the_reference_mode_samples_the_encoders_dropout(model, pixels):
-    quiet = {"sample_dropout": 0.0, "prompt_jitter": 0.0}
-    for name, value in quiet.items():
-        setattr(model.config, name, value)
-    behind = model(pixels, mc_samples=4)
-    reference = model(pixels, mc_samples=4, sample_encoder=True)
-    assert behind.mutual_information.max() < 1e-5
-    assert reference.mutual_information.max() > 1e-4
-    assert torch.equal(reference.initial_masks, behind.initial_masks)
-    assert not any(module.training for module in model.modules())
-
-
-@torch.no_grad()
-def test_the_reference_mode_knows_the_padding(model, pixels):
-    sizes = torch.tensor([[IMAGE_SIZE, 40], [30, IMAGE_SIZE]])
-    mask = torch.zeros(2, IMAGE_SIZE, IMAGE_SIZE)
-    for one, (height, width) in zip(mask, sizes.tolist(), strict=True):
-        one[:height, :width] = 1
-    options = {"mc_samples": 2, "sample_encoder": True}
-    by_size, by_mask = model(pixels, reshaped_input_sizes=sizes, **options), model(pixels, pixel_mask=mask, **options)
-    assert torch.equal(by_size.predictive_entropy, by_mask.predictive_entropy)
-    assert not torch.equal(by_size.predictive_entropy, model(pixels, **options).predictive_entropy)
-
-
-def test_the_reference_mode_needs_the_image(model, pixels):
-    with pytest.raises(ValueError, match=r"sample_encoder=True.*pixel_values"):
-        model(image_embeddings=model.get_image_embeddings(pixels), sample_encoder=True)
+def test_the_image_or_its_embeddings_are_needed(model, pixels):
     with pytest.raises(ValueError, match="either pixel_values or image_embeddings"):
         model()
     with pytest.raises(ValueError, match="get_image_embeddings"):

@@ -63,7 +63,6 @@ def test_numbers_in_scientific_notation_are_numbers(tmp_path):
         ({"click_share": 0.7, "box_share": 0.5}, "must not exceed 1 together"),
         ({"mc_samples": -1}, "mc_samples=-1 must be 0 or more"),
         ({"seed": -1}, "seed=-1 must be 0 or more"),
-        ({"only": "decoder"}, "only='decoder' must be one of"),
         ({"mixed_precision": "int8"}, "mixed_precision='int8' must be no, bf16 or fp16"),
     ],
 )

@@ -108,16 +108,8 @@ def test_accumulated_batches_equal_one_large_batch(busi_folder, tmp_path, change
     assert_same(tmp_path / "large", tmp_path / "small", tolerance=ROUNDING)
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"epochs": 1, "correction_epochs": 1},
-        {"epochs": 2, "correction_epochs": 0, "only": "prompts", "click_share": 0.3, "box_share": 0.0},
-    ],
-    ids=["all", "prompts alone, of which a process may have none"],
-)
-def test_two_processes_equal_one(busi_folder, tmp_path, changes):
-    common = {"overrides": WITHOUT_DROPOUT, **changes}
+def test_two_processes_equal_one(busi_folder, tmp_path):
+    common = {"overrides": WITHOUT_DROPOUT, "epochs": 1, "correction_epochs": 1}
     train(settings(busi_folder, tmp_path / "one", batch_size=4, **common))
     settings(busi_folder, tmp_path / "two", batch_size=2, **common).to_yaml(tmp_path / "two.yaml")
     with socket.socket() as free:

@@ -12,15 +12,12 @@ import PIL.Image
 import pytest
 import torch
 from conftest import SAMPLES, TINY_PARTS
-from PIL import ImageOps
 from safetensors.torch import load_file
-from sklearn.metrics import roc_auc_score
 
 from sfrecsam_hf import SFRecSamModel, SFRecSamProcessor, TrainingConfig, training_validation
 from sfrecsam_hf import training as training_module
 from sfrecsam_hf.cli import main
 from sfrecsam_hf.data.splits import load_split
-from sfrecsam_hf.modeling.segmentation import segment
 from sfrecsam_hf.training.trainer import TrainingRun, train
 
 
@@ -126,75 +123,6 @@ def test_validation_without_a_lesion_is_refused(busi_folder, tmp_path):
     splits.write_text("\n".join(["image,group,split", *train_rows, *validation_rows]))
     with pytest.raises(ValueError, match="no lesion"):
         train(settings(busi_folder, tmp_path / "run", splits=str(splits)))
-    assert not (tmp_path / "run").exists()
-
-
-def test_presence_alone_is_trained_and_chosen_by_how_well_it_tells_normal_scans_from_lesions(
-    finished, busi_folder, tmp_path
-):
-    splits = tmp_path / "splits.csv"
-    rows = [
-        f"{label}/{label} ({n}).png,{label}{n},{'val' if n < 3 else 'train'}"
-        for label, count in (("benign", 10), ("malignant", 6), ("normal", 4))
-        for n in range(1, count + 1)
-    ]
-    splits.write_text("\n".join(["image,group,split", *rows]))
-    changes = {"model": str(finished / "best"), "overrides": {}, "only": "presence", "learning_rate": 0.02}
-    schedule = {"epochs": 4, "correction_epochs": 0, "splits": str(splits), "overlays": 0}
-    best = train(settings(busi_folder, tmp_path / "run", **changes, **schedule))
-    before, after = (load_file(folder / "model.safetensors") for folder in (finished / "best", best))
-    moved = {name for name in before if not torch.equal(before[name], after[name])}
-    assert moved
-    assert all(name.startswith("coarse_mask_head.presence.") for name in moved)
-    model, processor = (kind.from_pretrained(best) for kind in (SFRecSamModel, SFRecSamProcessor))
-    corrected = SFRecSamModel.from_pretrained(finished / "best").config
-    assert model.config.suspicion_threshold == corrected.suspicion_threshold
-    assert model.config.presence_threshold != corrected.presence_threshold
-    held_out = load_split(busi_folder, "val", str(splits))
-    both_ways = [*held_out["image"], *map(ImageOps.mirror, held_out["image"])]
-    scores = [found.presence for found in segment(model, processor, both_ways)]
-    measured = roc_auc_score(2 * [bool(mask.getbbox()) for mask in held_out["mask"]], scores)
-    told = [row["validation/presence_auroc"] for row in history(tmp_path / "run") if "validation/final_dice" in row]
-    assert measured == pytest.approx(max(told))
-    (counted,) = json.loads((best / "training_summary.json").read_text())["validation"]
-    assert counted["images"] == len(held_out), "a mirror image is not one more image"
-
-
-def test_presence_is_held_to_mirror_images_too(busi_folder, tmp_path):
-    images = load_split(busi_folder, "val")
-    for only, count in (("prompts", len(images)), ("presence", 2 * len(images))):
-        held_out = training_validation.Validation([images], settings(busi_folder, tmp_path / "run", only=only)).images
-        assert len(held_out) == count
-    for row, other in zip(images, held_out.select(range(len(images), count)), strict=True):
-        for name in ("image", "mask"):
-            assert ImageOps.mirror(row[name]).tobytes() == other[name].tobytes()
-        assert row["image"].tobytes() != other["image"].tobytes()
-        assert row["name"] == other["name"]
-
-
-def test_where_prompts_alone_are_trained_the_thresholds_stay(finished, busi_folder, tmp_path):
-    changes = {
-        "model": str(finished / "best"),
-        "overrides": {},
-        "only": "prompts",
-        "click_share": 0.85,
-        "box_share": 0.15,
-    }
-    best = train(settings(busi_folder, tmp_path / "run", **changes, epochs=1, correction_epochs=0))
-    before, after = (SFRecSamModel.from_pretrained(folder).config for folder in (finished / "best", best))
-    for name in ("suspicion_threshold", "presence_threshold"):
-        assert getattr(after, name) == getattr(before, name)
-
-
-def test_prompts_alone_are_not_trained_without_any(busi_folder, tmp_path):
-    with pytest.raises(ValueError, match="click_share or box_share"):
-        settings(busi_folder, tmp_path / "run", only="prompts", click_share=0.0, box_share=0.0)
-
-
-def test_presence_alone_needs_normal_scans_to_be_judged_on(busi_folder, tmp_path):
-    changes = {"train": [str(busi_folder)], "validation": [str(SAMPLES)], "only": "presence"}
-    with pytest.raises(ValueError, match="no normal scan"):
-        train(settings(busi_folder, tmp_path / "run", **changes))
     assert not (tmp_path / "run").exists()
 
 

@@ -63,7 +63,7 @@ def evaluate(
         batch_size (`int`): Images per batch; it changes no mask.
         quiet (`bool`): No progress bar.
         options: As for [`segment`]: `mirror`, and the ablation switches `mc_samples`, `correctors`,
-            `suspicion_threshold`, `presence_threshold`, `sample_encoder`.
+            `suspicion_threshold`, `presence_threshold`.
 
     Returns:
         The results as they are written to `results.json`, and the pixels behind the uncertainty figures per column.

@@ -5,8 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .frequency_fusion import ConvBlock, groups_of
-from .layers import ReluConv2d, ZeroConv2d
-from .maps_on_cpu import stacked
+from .layers import ReluConv2d, ZeroConv2d, stacked
 
 
 class SkipGate(nn.Module):

@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.utils import ModelOutput
 
-from .layers import ZeroConv2d
-from .maps_on_cpu import stacked
+from .layers import ZeroConv2d, stacked
 from .uncertainty import binary_entropy, uncertainty_from_samples
 
 INITIAL_BIAS = -6.0

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .layers import ReluConv2d, ZeroLinear
-from .maps_on_cpu import stacked
+from .layers import ReluConv2d, ZeroLinear, stacked
 
 
 class FrequencyFilter(nn.Module):

@@ -1,9 +1,13 @@
-"""Layers that start at zero, so that a new path added to a pretrained network is at first not there.
+"""Layers that start at zero, and large feature maps on a CPU.
 
-Their type tells `_init_weights` what to do: transformers builds a model on the meta device and then initialises layer
-by layer, so zeros written in a constructor, or by the module around the layer, would be lost.
+A new path that ends in zeros changes nothing at first. The type of these layers tells `_init_weights` what to do:
+transformers builds a model on the meta device and then initialises layer by layer, so zeros written in a constructor,
+or by the module around the layer, would be lost.
 """
 
+from collections.abc import Callable
+
+import torch
 from torch import Tensor, nn
 
 
@@ -16,14 +20,45 @@ class ZeroConv2d(nn.Conv2d):
 
 
 class ReluConv2d(nn.Conv2d):
-    """
-    A convolution without bias that is followed by a ReLU; its kernels start with He's variance (He et al., ICCV 2015)
-    and a mean of zero.
-    """
+    """A convolution without bias that is followed by a ReLU; it starts with He's variance (He et al., ICCV 2015)."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, padding: int = 0):
         super().__init__(in_channels, out_channels, kernel_size, stride, padding, bias=False)
 
-    def kernel_means(self) -> Tensor:
-        """The mean of each output channel's kernel, of shape `(out_channels, 1, 1, 1)`."""
-        return self.weight.detach().mean((1, 2, 3), keepdim=True)
+
+def stacked(*maps: Tensor) -> Tensor:
+    """
+    The channels of all maps, one after the other: on a CPU they lie last, wherever those of the maps lie.
+
+    Convolutions, norms and sums keep this layout. `torch.cat` does not: one channel alone has no layout that it sees,
+    and it would put those of all maps first again.
+
+    Args:
+        maps (`torch.Tensor` of shape `(batch, any, height, width)`): Of one size.
+
+    Returns:
+        `torch.Tensor` of shape `(batch, sum of channels, height, width)`.
+    """
+    if maps[0].device.type != "cpu":
+        return torch.cat(maps, dim=1)
+    return torch.cat([part.permute(0, 2, 3, 1) for part in maps], dim=-1).permute(0, 3, 1, 2)
+
+
+def row_by_row(function: Callable[..., Tensor], *maps: Tensor) -> Tensor:
+    """
+    `function(*maps)`; for inference on a CPU a row at a time.
+
+    What is made of one row stays in cache and finds the memory of the row before. All rows at once ask the system for
+    fresh memory, and that costs as much as the work itself.
+
+    Args:
+        function (`Callable`): Answers every row by itself.
+        maps (`torch.Tensor` of shape `(rows, ...)`): Its arguments.
+
+    Returns:
+        `torch.Tensor` of shape `(rows, ...)`.
+    """
+    at_once = maps[0].device.type != "cpu" or any(part.requires_grad for part in maps)
+    if at_once or torch.compiler.is_compiling():
+        return function(*maps)
+    return torch.cat([function(*(part[row : row + 1] for part in maps)) for row in range(len(maps[0]))])

@@ -147,11 +147,6 @@ class PromptedRows:
     automatic: Tensor
     prompts_per_image: int
 
-    def reencoded(self, encoded: SFRecSamImageEmbeddings) -> "PromptedRows":
-        """The same prompts on other embeddings of the same images."""
-        rows = encoded.repeat_interleave(self.prompts_per_image)
-        return PromptedRows(rows, self.groups, self.automatic, self.prompts_per_image)
-
     def with_features(self, features: Tensor) -> "PromptedRows":
         """The same rows with other high-resolution features."""
         encoded = SFRecSamImageEmbeddings(**{**self.encoded, "high_resolution_features": features})

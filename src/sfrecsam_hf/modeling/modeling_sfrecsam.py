@@ -16,11 +16,10 @@ from transformers.utils.output_capturing import OutputRecorder
 
 from .coarse_mask_head import CoarseMaskHead, HighResolutionJoin
 from .configuration_sfrecsam import SFRecSamConfig
-from .encoder_sampling import encoder_samples
 from .false_corrector import DualFalseCorrector
 from .frequency_fusion import SpatialFrequencyBranch
+from .layers import row_by_row
 from .losses import base_losses, checked_labels, correction_losses, heard, multimask_loss, weighted_sum
-from .maps_on_cpu import row_by_row
 from .mask_decoder import SFRecSamMaskDecoder
 from .model_outputs import (
     EMPTY_LOGIT,
@@ -224,7 +223,6 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
         suspicion_threshold: float | None = None,
         presence_threshold: float | None = None,
         correctors: tuple[str, ...] | list[str] | None = None,
-        sample_encoder: bool = False,
         noise: SampleNoise | None = None,
         **kwargs,
     ) -> SFRecSamOutput:
@@ -253,8 +251,6 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
             pixel_mask (`torch.Tensor` of shape `(batch, image_size, image_size)`, *optional*): As for `encode`.
             suspicion_threshold, presence_threshold (`float`, *optional*): Override the configuration.
             correctors (`Sequence[str]`, *optional*): Overrides the configuration with a subset of it.
-            sample_encoder (`bool`): Reference mode: repeats the encoder with dropout for each sample. Measures what
-                sampling behind a single encoder pass costs in quality; slow.
             noise ([`SampleNoise`], *optional*): From `draw_noise`, in place of a generator, which compiled and
                 exported graphs cannot take.
 
@@ -264,8 +260,6 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
         """
         if (pixel_values is None) == (image_embeddings is None):
             raise ValueError("Give either pixel_values or image_embeddings, and not both.")
-        if sample_encoder and pixel_values is None:
-            raise ValueError("sample_encoder=True repeats the encoder and needs pixel_values.")
         mc_samples = self.config.mc_samples if mc_samples is None else mc_samples
         if mc_samples < 0:
             raise ValueError(f"mc_samples={mc_samples} must be 0 or more.")
@@ -273,8 +267,6 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
             raise ValueError(f"correctors={correctors} names {unknown}, but this model has {self.config.correctors}.")
         correcting = self.training_stage != 1 or not self.training
         sampling = correcting and mc_samples > 0
-        if sample_encoder:
-            generator = generator or torch.Generator().manual_seed(0)
 
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.training_stage != 2):
             encoded = (
@@ -286,14 +278,6 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
             if sampling and noise is None:
                 noise = self.draw_noise(mc_samples, generator)
             masks, iou_scores = self._decode(rows, multimask_output, noise if sampling else None)
-            if sampling and sample_encoder:
-                mask = valid_region(pixel_values, reshaped_input_sizes, pixel_mask)[:, 0]
-                redrawn = encoder_samples(self.encode, self.vision_encoder, pixel_values, mask, mc_samples, generator)
-                samples = [
-                    self._decode(self._fused(rows.reencoded(encoded)), multimask_output, noise.only(sample))[0]
-                    for sample, encoded in enumerate(redrawn, start=1)
-                ]
-                masks = torch.cat([masks[:1], *samples])
 
         masks = torch.where(rows.encoded.valid_region[None], masks, EMPTY_LOGIT)
         initial = final = masks[0]

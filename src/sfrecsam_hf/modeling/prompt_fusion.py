@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .frequency_fusion import ConvBlock
-from .layers import ZeroConv2d
-from .maps_on_cpu import stacked
+from .layers import ZeroConv2d, stacked
 from .prompts import Prompts, prompt_maps
 
 LEAST_LENGTH = 0.1

@@ -48,11 +48,6 @@ class SampleNoise:
         """The noise where the model computes; prompts stay in float32."""
         return SampleNoise(self.embedding.to(device, dtype), self.features.to(device, dtype), self.prompts.to(device))
 
-    def only(self, sample: int) -> "SampleNoise":
-        """The noise of one pass."""
-        chosen = slice(sample, sample + 1)
-        return SampleNoise(self.embedding[chosen], self.features[chosen], self.prompts[chosen])
-
 
 def _drawn(
     samples: int,

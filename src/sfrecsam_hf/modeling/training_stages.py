@@ -11,7 +11,6 @@ NEW_MODULES = (
     "uncertainty_head",
 )
 CORRECTION_MODULES = ("corrector", "uncertainty_head")
-PARTS = {"prompts": "prompt_fusion.", "presence": "coarse_mask_head.presence."}
 
 
 class StagedTraining:
@@ -25,31 +24,26 @@ class StagedTraining:
             parameter.requires_grad_(any(part in name for part in NEW_MODULES))
         return self.num_parameters(only_trainable=True)
 
-    def train_stage(self, stage: int, freeze_base: bool = False, only: str | None = None) -> int:
+    def train_stage(self, stage: int, freeze_base: bool = False) -> int:
         """
         Chooses what trains: 1, everything up to the initial mask; 2, the corrector and the uncertainty head alone.
 
         Args:
             stage (`int`): 1 or 2 (paper section 3.4).
             freeze_base (`bool`): In stage 1, keep the original SAM weights as they are.
-            only (`str`, *optional*): In stage 1, train one part alone: how the caller's prompts are heeded,
-                `"prompts"`, or the presence score, `"presence"`.
 
         Returns:
             `int`: How many numbers train.
 
         Raises:
-            ValueError: There is no such stage or part.
+            ValueError: There is no such stage.
         """
         if stage not in (1, 2):
             raise ValueError(f"stage={stage} must be 1 or 2.")
-        if only is not None and only not in PARTS:
-            raise ValueError(f"only={only!r} must be one of {sorted(PARTS)}.")
         self.training_stage = stage
         for name, parameter in self.named_parameters():
             module = name.split(".")[0]
             correction = module in CORRECTION_MODULES
             frozen = freeze_base and not any(part in name for part in NEW_MODULES)
-            frozen |= only is not None and not name.startswith(PARTS[only])
             parameter.requires_grad_(correction if stage == 2 else not (correction or frozen))
         return self.num_parameters(only_trainable=True)

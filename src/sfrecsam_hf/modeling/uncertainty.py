@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .maps_on_cpu import stacked
+from .layers import stacked
 
 
 def binary_entropy(probability: Tensor) -> Tensor:

@@ -104,7 +104,6 @@ class SFRecSamPreTrainedModel(SamPreTrainedModel):
             init.zeros_(module.bias)
         elif isinstance(module, ReluConv2d):
             init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-            init.copy_(module.weight, module.weight - module.kernel_means())
         elif isinstance(module, FrequencyFilter):
             init.zeros_(module.curve)
 

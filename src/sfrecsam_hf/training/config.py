@@ -7,8 +7,6 @@ from typing import Any, get_args, get_origin
 
 import yaml
 
-from ..modeling.training_stages import PARTS
-
 
 @dataclass
 class TrainingConfig:
@@ -26,10 +24,6 @@ class TrainingConfig:
         image_size (`int`, *optional*): Side of the input in pixels; the model's own if not given.
         overrides (`dict`): Fields of [`SFRecSamConfig`] to change for `"tiny"` and `"base"`.
         freeze_base (`bool`): Leave the original SAM weights as they are (with `sam`).
-        only (`str`, *optional*): In stage 1, train one part on the base of a checkpoint that rests: `"prompts"`, how
-            clicks and boxes are heeded, or `"presence"`, whether there is a lesion at all, on data with normal scans.
-            The masks without a prompt stay as they are, bit for bit. With `"presence"` the best checkpoint is the one
-            whose score tells normal scans best from lesions.
         epochs (`int`): Epochs of stage 1, the base segmentation; 0 keeps that of a checkpoint in `model`.
         correction_epochs (`int`): Epochs of stage 2, the corrector and the uncertainty head.
         batch_size (`int`): Images per process and step.
@@ -44,9 +38,6 @@ class TrainingConfig:
         click_share (`float`): Share of lesion images that are given clicks in place of automatic prompts. Above 0, the
             best checkpoint of stage 1 is the best on average of both.
         box_share (`float`): Share of lesion images that are given a loose box.
-        transplant_share (`float`): Share of the images with a prompt in which a second lesion is put, or a decoy.
-        echo_share (`float`): Share of all images in which lesions are about as bright as the tissue around them, or
-            tissue as dark as a lesion.
         mc_samples (`int`, *optional*): Samples in stage 2; the configuration's if not given.
         mixed_precision (`str`): `"no"`, `"bf16"` or `"fp16"`.
         patience (`int`): Validations without a better Dice after which a stage ends; 0 never ends early.
@@ -70,7 +61,6 @@ class TrainingConfig:
     image_size: int | None = None
     overrides: dict[str, Any] = field(default_factory=dict)
     freeze_base: bool = False
-    only: str | None = None
     epochs: int = 40
     correction_epochs: int = 6
     batch_size: int = 16
@@ -84,8 +74,6 @@ class TrainingConfig:
     augmentation: float = 1.0
     click_share: float = 0.2
     box_share: float = 0.1
-    transplant_share: float = 0.0
-    echo_share: float = 0.0
     mc_samples: int | None = 4
     mixed_precision: str = "no"
     patience: int = 0
@@ -110,7 +98,7 @@ class TrainingConfig:
         for name in (*counts, "weight_decay", "augmentation"):
             if (getattr(self, name) or 0) < 0:
                 raise ValueError(f"{name}={getattr(self, name)} must be 0 or more.")
-        for name in ("warmup", "ema_decay", "click_share", "box_share", "transplant_share", "echo_share"):
+        for name in ("warmup", "ema_decay", "click_share", "box_share"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 0 and below 1.")
         for name in ("learning_rate", "correction_learning_rate", "clip"):
@@ -122,10 +110,6 @@ class TrainingConfig:
             )
         if min(self.shares) < 0:
             raise ValueError(f"shares={self.shares} must be 0 or more.")
-        if self.only is not None and self.only not in PARTS:
-            raise ValueError(f"only={self.only!r} must be one of {sorted(PARTS)}.")
-        if self.only == "prompts" and not self.click_share + self.box_share:
-            raise ValueError("only='prompts' needs prompts to train: set click_share or box_share above 0.")
         if self.mixed_precision not in ("no", "bf16", "fp16"):
             raise ValueError(f"mixed_precision={self.mixed_precision!r} must be no, bf16 or fp16.")
 

@@ -13,9 +13,6 @@ from ..evaluation.oracle_prompts import loose_box, random_click
 from ..modeling.image_processing_sfrecsam import SFRecSamImageProcessorPil
 from ..modeling.prompts import ABSENT
 from .augmentation import augment
-from .lesion_cut import Scan
-from .lesion_echo import with_other_echo
-from .lesion_transplant import transplanted
 
 MOST_CLICKS = 2
 
@@ -35,8 +32,6 @@ class TrainingImages(torch.utils.data.Dataset):
         augmentation (`float`): Strength.
         click_share (`float`): Share of lesion images that get clicks.
         box_share (`float`): Share of lesion images that get a loose box.
-        transplant_share (`float`): Share of the images with a prompt in which tissue is moved about.
-        echo_share (`float`): Share of the images in which lesion and tissue change their brightness.
     """
 
     def __init__(
@@ -47,13 +42,10 @@ class TrainingImages(torch.utils.data.Dataset):
         augmentation: float = 1.0,
         click_share: float = 0.0,
         box_share: float = 0.0,
-        transplant_share: float = 0.0,
-        echo_share: float = 0.0,
         quiet: bool = False,
     ):
         self.seed, self.augmentation = seed, augmentation
-        self.click_share, self.box_share, self.transplant_share = click_share, box_share, transplant_share
-        self.echo_share = echo_share
+        self.click_share, self.box_share = click_share, box_share
         self.channel_mean = torch.tensor(processor.image_mean)[:, None, None]
         self.channel_std = torch.tensor(processor.image_std)[:, None, None]
         images, masks, sizes = [], [], []
@@ -76,22 +68,18 @@ class TrainingImages(torch.utils.data.Dataset):
     def __getitems__(self, keys: list[Key]) -> dict[str, Tensor]:
         """The batch of `(epoch, index)` pairs, ready for the model."""
         index = torch.tensor([key[1] for key in keys])
-        seeds = [np.random.SeedSequence((self.seed, *key)).generate_state(3) for key in keys]
+        seeds = [np.random.SeedSequence((self.seed, *key)).generate_state(2) for key in keys]
         askers = [np.random.default_rng(int(seed[1])) for seed in seeds]
         kinds = [self._kind(float(asker.random())) for asker in askers]
-        shown = [
-            self._shown(key[1], int(seed[2]), kind is not None)
-            for key, seed, kind in zip(keys, seeds, kinds, strict=True)
-        ]
         images, masks, valid = augment(
-            torch.stack([image for image, _ in shown]).float() / 255,
-            torch.stack([mask for _, mask in shown]).float(),
+            self.images[index].float() / 255,
+            self.masks[index].float(),
             self.sizes[index],
             [int(seed[0]) for seed in seeds],
             self.augmentation,
         )
         prompts = [
-            self._prompts(mask[1].numpy() > 0, kind, asker)
+            self._prompts(mask[0].numpy() > 0, kind, asker)
             for mask, kind, asker in zip(masks, kinds, askers, strict=True)
         ]
         points, labels, boxes = (torch.stack(kind) for kind in zip(*prompts, strict=True))
@@ -102,8 +90,6 @@ class TrainingImages(torch.utils.data.Dataset):
         }
         if self.click_share or self.box_share:
             batch |= {"input_points": points, "input_labels": labels, "input_boxes": boxes}
-            given = (labels != ABSENT).any(dim=2) | (boxes != ABSENT).any(dim=2)
-            batch["prompt_labels"] = torch.where(given[..., None, None], masks[:, 1:], masks[:, :1])
         return batch
 
     def _kind(self, drawn: float) -> str | None:
@@ -111,30 +97,6 @@ class TrainingImages(torch.utils.data.Dataset):
         if drawn < self.box_share:
             return "box"
         return "clicks" if drawn < self.box_share + self.click_share else None
-
-    def _shown(self, index: int, seed: int, prompted: bool) -> tuple[Tensor, Tensor]:
-        """The image of shape `(1, side, side)`, and the masks of all lesions and of the one to point at."""
-        image, masks = self.images[index], self.masks[index].expand(2, -1, -1)
-        rng = np.random.default_rng(seed)
-        transplanting = prompted and rng.random() < self.transplant_share
-        echoing = rng.random() < self.echo_share
-        if not (transplanting or echoing):
-            return image, masks
-        scan = self._scan(index)
-        if transplanting:
-            scan = transplanted(scan, self._scan(int(rng.integers(len(self)))), rng)
-        if echoing:
-            scan = with_other_echo(scan, self._scan(int(rng.integers(len(self)))), rng)
-        height, width = scan.mask.shape
-        image, masks = image.clone(), masks.clone()
-        image[0, :height, :width] = torch.from_numpy(scan.image)
-        masks[:, :height, :width] = torch.from_numpy(np.stack([scan.mask, scan.pointed]))
-        return image, masks
-
-    def _scan(self, index: int) -> Scan:
-        height, width = self.sizes[index].tolist()
-        mask = self.masks[index, 0, :height, :width].numpy() > 0
-        return Scan(self.images[index, 0, :height, :width].numpy(), mask, mask)
 
     def _prompts(self, mask: np.ndarray, kind: str | None, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """Clicks on and beside the lesion, a loose box, or nothing, as a user might give them."""

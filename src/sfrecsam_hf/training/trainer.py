@@ -27,7 +27,6 @@ from ..modeling.processing_sfrecsam import SFRecSamProcessor
 from .calibration import calibrate, calibrate_correction
 from .config import TrainingConfig
 from .dataset import EpochBatches, TrainingImages
-from .kernel_means import keep_kernel_means
 from .starting_model import build_model, unsharded
 from .summary import write_summary
 from .validation import Validation, scores
@@ -113,8 +112,6 @@ class TrainingRun:
             config.augmentation,
             config.click_share,
             config.box_share,
-            config.transplant_share,
-            config.echo_share,
             quiet=not main,
         )
         self.batches = EpochBatches(
@@ -148,11 +145,10 @@ class TrainingRun:
                 self._save_best(self.model)
             progress.stage += 1
             return
-        trainable = self.model.train_stage(progress.stage, config.freeze_base, config.only)
+        trainable = self.model.train_stage(progress.stage, config.freeze_base)
         steps_per_epoch = self.batches.batches // (config.accumulation * accelerator.num_processes)
         rate = config.learning_rate if progress.stage == 1 else config.correction_learning_rate
         optimizer = decayed_adamw(self.model, rate, config.weight_decay)
-        keep_kernel_means(optimizer, self.model)
         warmup = round(config.warmup * epochs * steps_per_epoch)
         scheduler = get_scheduler("cosine", optimizer, warmup, epochs * steps_per_epoch)
         loader = DataLoader(
@@ -287,7 +283,7 @@ class TrainingRun:
             f"stage {progress.stage} epoch {progress.epoch + 1}: "
             + ", ".join(f"{name} {value:.4f}" for name, value in found.items())
         )
-        quality = self.validation.quality(found, progress.stage)
+        quality = self.validation.quality(found)
         progress.waited += 1
         if quality > progress.best:
             progress.best, progress.waited = quality, 0
@@ -308,13 +304,8 @@ class TrainingRun:
             for name in THRESHOLDS:
                 setattr(self.model.config, name, getattr(best.config, name))
             return
-        alone = None if self.config.correction_epochs else self.config.only
-        if alone == "prompts":  # without a prompt nothing has changed, and thresholds are chosen without one
-            return
         start = time.perf_counter()
         thresholds = calibrate(self.model.eval(), self.processor, *self.validation.parts)
-        if alone == "presence":  # the masks have not changed, nor how far correctors that there may be are let in
-            del thresholds["suspicion_threshold"]
         self.progress.seconds += time.perf_counter() - start
         self._save_calibrated(self.model, thresholds)
 

@@ -2,13 +2,11 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from datasets import Dataset, concatenate_datasets
-from PIL import ImageOps
 from PIL.Image import Image
 from sklearn.metrics import roc_auc_score
 
@@ -50,26 +48,19 @@ class Validation:
     r"""
     The held-out images that the best epoch is chosen on, shared out among the processes.
 
-    Where the presence score alone is trained, their mirror images are held out with them: normal scans are few, and a
-    score chosen for the way they happen to lie gave four times as many of them a mask when they were mirrored.
-
     Args:
         parts (`list[datasets.Dataset]`): The validation split of each data folder.
         config ([`TrainingConfig`]): Of the run.
 
     Raises:
-        ValueError: There is no lesion among them, or no normal scan where the presence score alone is trained.
+        ValueError: There is no lesion among them.
     """
 
     def __init__(self, parts: list[Dataset], config: TrainingConfig):
-        shown = parts
-        if config.only == "presence":
-            shown = [concatenate_datasets([part, part.map(_mirrored)]) for part in parts]
-        self.config, self.parts, self.images = config, parts, concatenate_datasets(shown)
-        for wanted in ["lesion", "normal scan"] if config.only == "presence" else ["lesion"]:
-            if not any(np.asarray(mask).any() == (wanted == "lesion") for mask in self.images["mask"]):
-                named = " and ".join(config.validation)
-                raise ValueError(f"{named} has no {wanted} in its validation split to choose a checkpoint by.")
+        self.config, self.parts, self.images = config, parts, concatenate_datasets(parts)
+        if not any(np.asarray(mask).any() for mask in self.images["mask"]):
+            named = " and ".join(config.validation)
+            raise ValueError(f"{named} has no lesion in its validation split to choose a checkpoint by.")
 
     def outcomes(
         self, model: SFRecSamModel, processor: SFRecSamProcessor, accelerator: Accelerator, stage: int
@@ -99,15 +90,12 @@ class Validation:
                     outcome.clicked = overlap(found.mask, true)
         return sorted(gather_object(outcomes), key=lambda outcome: outcome.index)
 
-    def quality(self, scores: dict[str, float], stage: int) -> float:
+    def quality(self, scores: dict[str, float]) -> float:
         """
         The number that the best epoch has the highest of.
 
-        The Dice of masks that the model prompted itself; where clicks were asked for, too, the average of both. Where
-        the presence score alone was trained, how well it tells normal scans from lesions.
+        The Dice of masks that the model prompted itself; where clicks were asked for, too, the average of both.
         """
-        if stage == 1 and self.config.only == "presence":
-            return scores["presence_auroc"]
         return float(np.mean([scores[name] for name in ("final_dice", "clicked_dice") if name in scores]))
 
     def sheet(self, outcomes: list[Outcome]) -> Image:
@@ -122,10 +110,6 @@ class Validation:
             f"{row['name']} Dice {outcome.final['dice']:.2f}" for row, outcome in zip(rows, shown, strict=True)
         ]
         return contact_sheet(tiles, captions)
-
-
-def _mirrored(row: dict[str, Any]) -> dict[str, Image]:
-    return {name: ImageOps.mirror(row[name]) for name in ("image", "mask")}
 
 
 def answers(
