@@ -11,7 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sfrecsam_hf import load_busi
-from sfrecsam_hf.data.splits import grouped_folds, grouped_split, load_split, near_duplicate_groups, with_duplicate_groups
+from sfrecsam_hf.data.splits import (
+    grouped_folds,
+    grouped_split,
+    load_split,
+    near_duplicate_groups,
+    with_duplicate_groups,
+)
 
 
 def variants(image: PIL.Image.Image, tmp_path) -> list[PIL.Image.Image]:
