@@ -16,7 +16,7 @@ MAX_BATCH = 32
 
 
 def path_of(payload: ImageData | FileData | None) -> str | None:
-    """In place of Gradio's own reading: it says nothing of a file that is no image, and leaves an empty file behind."""
+    """In place of Gradio's reading, which says nothing of a file that is no image and leaves an empty file behind."""
     return None if payload is None else payload.path
 
 

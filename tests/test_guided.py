@@ -90,7 +90,7 @@ def test_a_click_on_background_beside_everything_changes_nothing():
 def test_background_cuts_a_lesion_that_was_clicked_on():
     beside = (LEFT[0] + 6, LEFT[1])
     answer = guided(clicks([LEFT], [beside]), model)
-    assert np.array_equal(answer.mask, (disk(*LEFT, 10) & (COLUMNS <= LEFT[0] + 3)) | disk(*RIGHT, 8))
+    assert np.array_equal(answer.mask, (disk(*LEFT, 10) & (LEFT[0] + 3 >= COLUMNS)) | disk(*RIGHT, 8))
 
 
 def test_a_box_keeps_its_answer_inside_itself_and_a_margin():
@@ -98,8 +98,8 @@ def test_a_box_keeps_its_answer_inside_itself_and_a_margin():
     answer = guided(clicks(box=box), model)
     margin = BOX_MARGIN * 20
     assert answer.mask.any()
-    assert not answer.mask[(COLUMNS < 40 - margin) | (COLUMNS > 60 + margin)].any()
-    assert not answer.mask[(ROWS < 20 - margin) | (ROWS > 40 + margin)].any()
+    assert not answer.mask[(40 - margin > COLUMNS) | (60 + margin < COLUMNS)].any()
+    assert not answer.mask[(20 - margin > ROWS) | (40 + margin < ROWS)].any()
     outside = guided(clicks([LEFT], box=box), model)
     assert np.array_equal(outside.mask, answer.mask | disk(*LEFT, 10)), "a click elsewhere adds a lesion"
 
