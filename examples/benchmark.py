@@ -260,15 +260,15 @@ def stages(size: str, device: str, options: argparse.Namespace) -> dict[str, dic
     taken: dict[str, list[float]] = {}
     with torch.inference_mode():
         encoded = model.encode(pixels)
-        rows = model._prompt(encoded, None, None, None, None)
-        masks, _ = model._decode(rows, False, noise)
+        prompted = model.prompt(encoded)
+        decoded = model.decode(prompted, sample_noise=noise)
         outputs = model(image_embeddings=encoded, mc_samples=SAMPLES, presence_threshold=0.0)
         jobs: dict[str, Callable[[], object]] = {
             "encode": lambda: model.encode(pixels),
-            "prompt": lambda: model._prompt(encoded, None, None, None, None),
-            "decode": lambda: model._decode(rows, False, None),
-            "decode and sample": lambda: model._decode(rows, False, noise),
-            "correct": lambda: model._correct(masks[0], masks[1:], encoded.high_resolution_features, None, None),
+            "prompt": lambda: model.prompt(encoded),
+            "decode": lambda: model.decode(prompted),
+            "decode and sample": lambda: model.decode(prompted, sample_noise=noise),
+            "correct": lambda: model.correct(decoded),
             "post-process": lambda: segmentations(outputs, sizes, processor),
         }
         for job in jobs.values():

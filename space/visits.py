@@ -13,7 +13,7 @@ from pathlib import Path
 
 import PIL.Image
 
-from sfrecsam_hf import Segmentation, SFRecSamOutput
+from sfrecsam_hf import Segmentation, SFRecSamDecoderOutput
 from staged_model import AUTOMATIC, Controls, EncodedImage, Prompt, StagedModel
 
 IDLE_SECONDS = 3600
@@ -52,7 +52,7 @@ class Visit:
     name: str = ""
     encode_ms: float = 0.0
     steps: list[Guidance] = field(default_factory=list)
-    decoded: dict[Prompt, tuple[int, SFRecSamOutput]] = field(default_factory=dict)
+    decoded: dict[Prompt, tuple[int, SFRecSamDecoderOutput]] = field(default_factory=dict)
     numbers: itertools.count = field(default_factory=itertools.count)
 
     @property

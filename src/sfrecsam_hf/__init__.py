@@ -14,6 +14,8 @@ _MODULE_OF = {
     "DualFalseCorrector": "modeling.false_corrector",
     "LesionSegmentationPipeline": "modeling.pipeline_sfrecsam",
     "SFRecSamConfig": "modeling.configuration_sfrecsam",
+    "SFRecSamCorrection": "modeling.model_outputs",
+    "SFRecSamDecoderOutput": "modeling.model_outputs",
     "SFRecSamImageEmbeddings": "modeling.model_outputs",
     "SFRecSamImageProcessor": "modeling.image_processing_sfrecsam",
     "SFRecSamImageProcessorPil": "modeling.image_processing_sfrecsam",
