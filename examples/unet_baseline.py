@@ -77,7 +77,8 @@ def train_unet(name: str, config: TrainingConfig, start: Path | None = None) -> 
         network.train()
         for keys in tqdm(batches, desc=f"{name} epoch {epoch + 1}"):
             batch = images.__getitems__(keys)
-            loss = segmentation_loss(network(batch["pixel_values"][:, :1]), batch["labels"][:, None]).mean()
+            logits, inside = network(batch["pixel_values"][:, :1]), batch["pixel_mask"][:, None]
+            loss = segmentation_loss(logits, batch["labels"][:, None], inside).mean()
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(network.parameters(), config.clip)
