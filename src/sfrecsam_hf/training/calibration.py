@@ -12,9 +12,7 @@ from sklearn.metrics import roc_curve
 
 from ..evaluation.metrics import overlap
 from ..evaluation.oracle_prompts import oracle_point
-from ..modeling.image_reading import read_rgb
 from ..modeling.modeling_sfrecsam import SFRecSamModel
-from ..modeling.scan_frame import ScanFrame
 from ..modeling.segmentation import segment
 
 LESION_SENSITIVITY = 0.95
@@ -86,13 +84,6 @@ def _presence_threshold(decided: list[tuple[float, bool, float]]) -> float:
     return float(np.mean([0.0, *presence][refused : refused + 2]))
 
 
-def _without_frame(row: dict[str, Image]) -> tuple[Image, np.ndarray]:
-    """What [`segment`] shows the model of an image, and the boolean mask of that part."""
-    picture = read_rgb(row["image"])
-    frame = ScanFrame.around(picture)
-    return frame.cut(picture), np.asarray(row["mask"].crop(frame.box)) > 0
-
-
 @torch.inference_mode()
 def calibrate_correction(
     model: SFRecSamModel, processor: Any, validation: Dataset, clicked: bool = False
@@ -112,8 +103,8 @@ def calibrate_correction(
         validation (`datasets.Dataset`): With the columns `image` and `mask`.
         clicked (`bool`): Ask for each mask a second time, with one click on the lesion.
     """
-    scans = (_without_frame(row) for row in validation.select_columns(["image", "mask"]))
-    lesions = [(image, true) for image, true in scans if true.any()]
+    pairs = ((row["image"], np.asarray(row["mask"]) > 0) for row in validation.select_columns(["image", "mask"]))
+    lesions = [(image, true) for image, true in pairs if true.any()]
     asked = [(image, true, None) for image, true in lesions]
     if clicked:
         asked += [(image, true, [oracle_point(true)]) for image, true in lesions]
@@ -129,7 +120,8 @@ def calibrate_correction(
         )
         for index, true in enumerate(masks):
             logits = [torch.where(entropy[index] > bits, corrected[index], initial[index]) for bits in thresholds]
-            found = processor.image_processor.restore(torch.stack(logits), true.shape).numpy() > 0
+            box = inputs["scan_boxes"][index].tolist()
+            found = processor.image_processor.restore(torch.stack(logits), true.shape, box).numpy() > 0
             scores.append([overlap(mask, true)["dice"] for mask in found])
     dice = np.mean(scores, axis=0)
     return {"suspicion_threshold": float(thresholds[dice >= dice.max() - NEGLIGIBLE].max())}
