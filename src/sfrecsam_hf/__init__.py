@@ -8,7 +8,7 @@ from typing import Any
 
 from .registration import register_with_transformers
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _MODULE_OF = {
     "DualFalseCorrector": "modeling.false_corrector",
