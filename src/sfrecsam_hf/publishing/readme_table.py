@@ -6,7 +6,14 @@ from pathlib import Path
 from typing import Any
 
 MARKED = re.compile(r"(<!-- results -->\n).*?(<!-- /results -->)", flags=re.DOTALL)
-HEADS = ("data", "lesions", "Dice, no prompt", "strongest baseline, no prompt", "lesions found", "Dice, one true click")
+HEADS = (
+    "data",
+    "lesions",
+    "Dice, no prompt",
+    "strongest baseline, no prompt",
+    "lesions found",
+    "Dice, one true click",
+)
 
 
 def write_readme_table(readme: str | Path, folder: str | Path) -> None:
