@@ -235,6 +235,7 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
         generator: torch.Generator | None = None,
         reshaped_input_sizes: Tensor | None = None,
         original_sizes: Tensor | None = None,
+        scan_boxes: Tensor | None = None,
         pixel_mask: Tensor | None = None,
         suspicion_threshold: float | None = None,
         presence_threshold: float | None = None,
@@ -266,6 +267,8 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
             reshaped_input_sizes (`torch.Tensor` of shape `(batch, 2)`, *optional*): From the image processor.
             original_sizes (`torch.Tensor` of shape `(batch, 2)`, *optional*):
                 Accepted so that the processor's output can be passed whole; not used.
+            scan_boxes (`torch.Tensor` of shape `(batch, 4)`, *optional*):
+                From the image processor; handed on to its post-processing with the output.
             pixel_mask (`torch.Tensor` of shape `(batch, image_size, image_size)`, *optional*): As for `encode`.
             suspicion_threshold, presence_threshold (`float`, *optional*): Override the configuration.
             correctors (`Sequence[str]`, *optional*): Overrides the configuration with a subset of it.
@@ -298,11 +301,11 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
             decoded = self.decode(prompted, multimask_output, sample_noise)
         correction = self.correct(decoded, suspicion_threshold, correctors) if correcting else None
 
-        losses = {}
+        further = {} if scan_boxes is None else {"scan_boxes": scan_boxes}
         if labels is not None:
             terms = self._loss_terms(labels, prompt_labels, prompted, decoded, correction)
-            losses = {"loss": heard(weighted_sum(terms), self.parameters()), "loss_terms": terms}
-        output = SFRecSamOutput.from_stages(decoded, correction, **losses)
+            further |= {"loss": heard(weighted_sum(terms), self.parameters()), "loss_terms": terms}
+        output = SFRecSamOutput.from_stages(decoded, correction, **further)
         return output if self.training else self.apply_presence_threshold(output, presence_threshold)
 
     def prompt(
