@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-import re
 import sys
 import types
 import typing
@@ -120,26 +119,29 @@ def _add_inference(job: argparse.ArgumentParser) -> None:
 
 
 def _add_settings(job: argparse.ArgumentParser) -> None:
-    """One flag per field of the training configuration, described by its docstring."""
+    """
+    One flag per field of the training configuration.
+
+    Not by transformers' `HfArgumentParser`: it knows no flag that is left out, so that a YAML file could not speak.
+    """
     from .training.config import TrainingConfig
 
-    described = dict(re.findall(r"^ +(\w+) \(.*?\): (.+)$", TrainingConfig.__doc__ or "", re.MULTILINE))
     for setting in dataclasses.fields(TrainingConfig):
-        kind = setting.type
-        text = described[setting.name].translate(str.maketrans({"`": "", "[": "", "]": "", "%": "%%"}))
-        if isinstance(setting.default, (int, float, str)) and setting.default != "":
-            text += f" ({setting.default})"
+        text = setting.metadata["help"].replace("%", "%%")
+        if isinstance(setting.default, (int, float, str)):
+            text += f" Default: {setting.default}."
         options: dict[str, typing.Any] = {"default": argparse.SUPPRESS, "help": text}
-        members = [member for member in typing.get_args(kind) if member is not types.NoneType]
-        plain = members[0] if isinstance(kind, types.UnionType) else kind
-        if typing.get_origin(plain) is list:
-            options |= {"nargs": "+", "type": typing.get_args(plain)[0]}
-        elif typing.get_origin(plain) is dict:
+        kind: typing.Any = setting.type
+        if isinstance(kind, types.UnionType):
+            kind = typing.get_args(kind)[0]  # the other is None
+        if typing.get_origin(kind) is list:
+            options |= {"nargs": "+", "type": typing.get_args(kind)[0]}
+        elif typing.get_origin(kind) is dict:
             options |= {"type": _mapping, "metavar": "YAML"}
-        elif plain is bool:
+        elif kind is bool:
             options |= {"action": argparse.BooleanOptionalAction}
         else:
-            options |= {"type": plain}
+            options |= {"type": kind}
         job.add_argument(f"--{setting.name.replace('_', '-')}", **options)
 
 
