@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers import get_scheduler
 
-from ..data.splits import load_splits
+from ..data.splits import resolve
 from ..modeling.image_processing_sfrecsam import SFRecSamImageProcessorPil
 from ..modeling.modeling_sfrecsam import SFRecSamModel
 from ..modeling.processing_sfrecsam import SFRecSamProcessor
@@ -82,9 +82,9 @@ class TrainingRun:
         if not resume and latest.is_file():
             raise FileExistsError(f"{self.output} already holds a run; pass --resume or choose another --output.")
         set_seed(config.seed)
-        sources = load_splits(config.train, "train", config.splits, config.seed)
+        sources, held_out = resolve(config.train, config.validation, config.splits)
         self.groups = [source["group"][:] for source in sources]
-        self.validation = Validation(load_splits(config.validation, "val", config.splits, config.seed), config)
+        self.validation = Validation(held_out, config)
         self.accelerator = Accelerator(
             cpu=not torch.accelerator.is_available(),  # or several processes would not find each other
             mixed_precision=config.mixed_precision,
