@@ -294,7 +294,7 @@ def test_rows_that_point_outside_are_refused(tmp_path):
 def test_a_group_that_crosses_the_splits_of_a_folder_is_refused(tmp_path):
     written(tmp_path, "train/patient1/a1.png", "train/patient1/a1_mask.png")
     written(tmp_path, "val/patient1/a2.png", "val/patient1/a2_mask.png")
-    with pytest.raises(ValueError, match="has the group patient1 in train .* and in val"):
+    with pytest.raises(ValueError, match=r"has the group patient1 in train .* and in val"):
         load_folder(tmp_path, split="val")
     assert "has the group patient1" in inspect(tmp_path).problems[0]
 
@@ -304,7 +304,7 @@ def test_what_is_no_folder_is_told(tmp_path, busi_folder, kind):
     path = tmp_path / ("scan.png" if kind == "one file" else "data.zip")
     content = zipped(busi_folder, tmp_path).read_bytes()
     path.write_bytes(content[: len(content) // 2] if kind == "truncated" else b"?")
-    with pytest.raises(ValueError, match="is a damaged or truncated zip|is a single file"):
+    with pytest.raises(ValueError, match=r"is a damaged or truncated zip|is a single file"):
         load_folder(path)
 
 

@@ -86,7 +86,7 @@ def test_more_folds_than_groups_are_refused():
 
 def test_without_a_table_busi_is_split_by_its_duplicates(busi_folder):
     train, validation = (load_split(busi_folder, split) for split in ("train", "val"))
-    assert train["name"][:] and validation["name"][:]
+    assert min(len(train), len(validation)) > 0
     assert set(train["name"]) >= COPIES or set(validation["name"]) >= COPIES
     assert len(train) + len(validation) == 20
     assert set(validation["label"]) == {0, 1, 2}
