@@ -58,6 +58,12 @@ def _parser() -> argparse.ArgumentParser:
     job.add_argument("--output", required=True, help="folder for results.json, table and figures")
     job.add_argument("--split", help="only this split of the data")
     job.add_argument("--splits", metavar="CSV", help="table with the columns image, group and split")
+    job.add_argument("--exclude", metavar="CSV", help="table of images to leave out, such as BUSI's objections.csv")
+    job.add_argument(
+        "--include-training-images",
+        action="store_true",
+        help="also measure on images that the checkpoint was trained on, and on their near-duplicates and patients",
+    )
     job.add_argument("--columns", nargs="+", default=["auto", "oracle-point"], help="prompts (%(default)s)")
     _add_inference(job)
 
@@ -100,7 +106,11 @@ def _parser() -> argparse.ArgumentParser:
 
     job = jobs.add_parser("data", help="report what a data folder or zip holds, and what is wrong with it")
     job.set_defaults(job=_data)
-    job.add_argument("source", help="folder or zip: BUSI, UDIAT, BUS-BRA, images/ with masks/, NAME and NAME_mask")
+    job.add_argument(
+        "source",
+        help="folder, zip or Hub data set: class folders, images/ with masks/, NAME and NAME_mask, COCO, DICOM-SEG",
+    )
+    job.add_argument("--splits", metavar="CSV", help="also check this table with the columns image, group and split")
     job.add_argument(
         "--no-duplicates", dest="find_duplicates", action="store_false", help="do not look for duplicates"
     )
@@ -197,16 +207,30 @@ def _print_predictions(report: "PredictionReport", output: str) -> None:
 
 
 def _evaluate(
-    data: str, output: str, split: str | None, splits: str | None, columns: list[str], **inference: typing.Any
+    data: str,
+    output: str,
+    split: str | None,
+    splits: str | None,
+    exclude: str | None,
+    include_training_images: bool,
+    columns: list[str],
+    **inference: typing.Any,
 ) -> None:
     from pathlib import Path
 
-    from .data.loading import load_folder
+    from .data.splits import load_split
+    from .data.training_record import describe, unseen
     from .evaluation.evaluate import evaluate, table, write_report
+    from .inference.bundled import bundled_checkpoint
     from .modeling.segmentation import segment
     from .training.summary import machine_name
 
-    dataset = load_folder(data, splits, split)
+    dataset = load_split(data, split, splits, without=exclude)
+    checkpoint = inference["model"] or bundled_checkpoint()
+    dataset, judgement = unseen(dataset, data, checkpoint, include_training_images)
+    if judgement.left_out:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in judgement.left_out.items())
+        print(f"left out: {reasons}; --include-training-images keeps them")
     model, processor, batch_size, options = _loaded(**inference)
     results, pixels = evaluate(model, processor, dataset, columns, batch_size, **options)
     source = inference["model"] or "bundled"
@@ -217,6 +241,7 @@ def _evaluate(
         "options": options,
         "dtype": inference["dtype"],
         "machine": machine_name(model.device),
+        **describe(judgement),
     }
     results = about | results
 
@@ -285,10 +310,10 @@ def _export(model: str | None, output: str, mc_samples: int | None) -> None:
     print(f"exported to {output}")
 
 
-def _data(source: str, find_duplicates: bool) -> None:
-    from .data.loading import inspect
+def _data(source: str, find_duplicates: bool, splits: str | None) -> None:
+    from .data.inspection import inspect
 
-    print(inspect(source, find_duplicates))
+    print(inspect(source, find_duplicates, splits))
 
 
 if __name__ == "__main__":
