@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import BatchFeature
+from transformers import BatchFeature, PreTrainedModel
 
 from .image_processing_sfrecsam import SFRecSamImageProcessorPil
 from .mirrored_view import both_views
-from .modeling_sfrecsam import SFRecSamModel, SFRecSamOutput
+from .model_outputs import SFRecSamOutput
 
 
 @dataclass
@@ -142,7 +142,7 @@ def segmentations(
 
 
 def segment(
-    model: SFRecSamModel, processor: Any, images: Iterable[Any], batch_size: int = 4, **options: Any
+    model: PreTrainedModel, processor: Any, images: Iterable[Any], batch_size: int = 4, **options: Any
 ) -> Iterator[Segmentation]:
     """
     Segments any number of images, a batch at a time, in constant memory.
@@ -166,7 +166,7 @@ def segment(
 
 
 def segment_batch(
-    model: SFRecSamModel, processor: Any, pairs: list[tuple[Any, dict[str, Any]]], **options: Any
+    model: PreTrainedModel, processor: Any, pairs: list[tuple[Any, dict[str, Any]]], **options: Any
 ) -> list[Segmentation]:
     """
     Segments images in one forward pass.
@@ -195,7 +195,7 @@ def _prepare(processor: Any, pairs: list[tuple[Any, dict[str, Any]]]) -> BatchFe
 
 @torch.inference_mode()
 def _answer(
-    model: SFRecSamModel, processor: Any, inputs: BatchFeature, mirror: bool = False, **options: Any
+    model: PreTrainedModel, processor: Any, inputs: BatchFeature, mirror: bool = False, **options: Any
 ) -> list[Segmentation]:
     inputs = {
         name: value.to(model.device, model.dtype if name == "pixel_values" else None) for name, value in inputs.items()
