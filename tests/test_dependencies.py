@@ -1,4 +1,4 @@
-"""What `pyproject.toml` declares: everything that is imported and nothing else, with floors below the tested versions."""
+"""What `pyproject.toml` declares: every package that is imported and no other, at versions that include the pins."""
 
 import ast
 import re

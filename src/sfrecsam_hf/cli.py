@@ -11,6 +11,12 @@ if typing.TYPE_CHECKING:
     from .inference.predict import PredictionReport
 
 
+PASSES = "stochastic passes for the uncertainty; with 0 a small head predicts it; the model's own if left out"
+# The extra that brings a package, for what `train` does not bring.
+EXTRAS = {"gradio": "demo", "onnx": "export", "onnxscript": "export", "onnxruntime": "export", "peft": "peft"}
+EXTRAS |= dict.fromkeys(("pydicom", "pylibjpeg"), "dicom") | dict.fromkeys(("av", "highdicom", "nibabel"), "formats")
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Runs one subcommand and returns the exit code: 2, with one sentence, for input that cannot be used."""
     parser = _parser()
@@ -22,9 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"sfrecsam: {error}", file=sys.stderr)
         return 2
     except ModuleNotFoundError as error:
-        extra = {"gradio": "demo", "onnx": "export", "onnxscript": "export", "onnxruntime": "export"}.get(
-            error.name, "train"
-        )
+        extra = EXTRAS.get((error.name or "").split(".")[0], "train")
         print(f"sfrecsam: {error.name} is missing; run `pip install 'sfrecsam-hf[{extra}]'`.", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:
@@ -92,11 +96,11 @@ def _parser() -> argparse.ArgumentParser:
     job.add_argument("--model", help="checkpoint folder or Hub name; the bundled one if left out")
     job.add_argument("--port", type=int, help="port to serve on; the first free one from 7860 if left out")
 
-    job = jobs.add_parser("export", help="write ONNX and torch.export files, checked against the model")
+    job = jobs.add_parser("export", help="write the model as ONNX and torch.export files, and compare them with it")
     job.set_defaults(job=_export)
     job.add_argument("model", nargs="?", help="checkpoint folder or Hub name; the bundled one if left out")
     job.add_argument("--output", default="exported", help="folder to write to (%(default)s)")
-    job.add_argument("--samples", dest="mc_samples", type=int, help="stochastic passes; 0 for the learned uncertainty")
+    job.add_argument("--samples", dest="mc_samples", type=int, help=PASSES)
 
     job = jobs.add_parser("data", help="report what a data folder or zip holds, and what is wrong with it")
     job.set_defaults(job=_data)
@@ -109,14 +113,31 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_inference(job: argparse.ArgumentParser) -> None:
     job.add_argument("--model", help="checkpoint folder or Hub name; the bundled one if left out")
-    job.add_argument("--batch-size", type=int, default=4, help="images at a time (%(default)s)")
-    job.add_argument("--device", help="such as cpu and cuda:0; the accelerator if there is one")
-    job.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
-    job.add_argument("--samples", dest="mc_samples", type=int, help="stochastic passes; 0 for the learned uncertainty")
-    job.add_argument("--threshold", dest="suspicion_threshold", type=float, help="entropy in bits that is suspicious")
-    job.add_argument("--presence-threshold", type=float, help="presence below which the mask is empty; 0 for never")
-    job.add_argument("--correctors", nargs="*", choices=("fp", "fn"), help="which correctors to apply; none if empty")
-    job.add_argument("--mirror", action="store_const", const=True, help="average with the mirror image: twice as slow")
+    job.add_argument("--batch-size", type=int, default=4, help="images segmented at a time (%(default)s)")
+    job.add_argument("--device", help="device, such as cpu or cuda:0; a GPU if there is one")
+    job.add_argument(
+        "--dtype", default="float32", choices=("float32", "bfloat16", "float16"), help="of the weights (%(default)s)"
+    )
+    job.add_argument("--samples", dest="mc_samples", type=int, help=PASSES)
+    job.add_argument(
+        "--threshold",
+        dest="suspicion_threshold",
+        type=float,
+        metavar="BITS",
+        help="uncertainty, from 0 to 1 bit, above which a pixel may be corrected",
+    )
+    job.add_argument(
+        "--presence-threshold", type=float, help="probability of a lesion below which the mask is left empty; 0: never"
+    )
+    job.add_argument(
+        "--correctors",
+        nargs="*",
+        choices=("fp", "fn"),
+        help="correctors to apply: fp removes false foreground, fn adds missed foreground; no value: none",
+    )
+    job.add_argument(
+        "--mirror", action="store_const", const=True, help="average with the mirror image; takes twice the time"
+    )
 
 
 def _add_settings(job: argparse.ArgumentParser) -> None:
