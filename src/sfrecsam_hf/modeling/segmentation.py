@@ -14,6 +14,8 @@ from .image_processing_sfrecsam import SFRecSamImageProcessorPil
 from .mirrored_view import both_views
 from .model_outputs import SFRecSamOutput
 
+MAPS = ("mask", "initial_mask", "probability", "initial_probability", "final_probability", "uncertainty")
+
 
 @dataclass
 class Segmentation:
@@ -24,6 +26,7 @@ class Segmentation:
         mask (`numpy.ndarray` of shape `(height, width)`): Boolean, final.
         initial_mask (`numpy.ndarray` of shape `(height, width)`): Boolean, before correction.
         probability (`numpy.ndarray` of shape `(height, width)`): Mean lesion probability of the samples, in [0, 1].
+        initial_probability (`numpy.ndarray` of shape `(height, width)`): Of the initial mask, in [0, 1].
         final_probability (`numpy.ndarray` of shape `(height, width)`): Of the corrected mask, in [0, 1].
         uncertainty (`numpy.ndarray` of shape `(height, width)`): Predictive entropy in bits, in [0, 1].
         presence (`float`): Probability in [0, 1] that there is a lesion.
@@ -33,6 +36,7 @@ class Segmentation:
     mask: np.ndarray
     initial_mask: np.ndarray
     probability: np.ndarray
+    initial_probability: np.ndarray
     final_probability: np.ndarray
     uncertainty: np.ndarray
     presence: float
@@ -132,6 +136,7 @@ def segmentations(
                 mask=(final > 0).cpu().numpy(),
                 initial_mask=(initial > 0).cpu().numpy(),
                 probability=probability.cpu().numpy(),
+                initial_probability=initial.sigmoid().cpu().numpy(),
                 final_probability=final.sigmoid().cpu().numpy(),
                 uncertainty=uncertainty.cpu().numpy(),
                 presence=float(presence[index]),
