@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-import numpy as np
 import PIL.Image
 import torch
 
@@ -13,7 +12,7 @@ from sfrecsam_hf import (
     SFRecSamOutput,
     SFRecSamProcessor,
 )
-from sfrecsam_hf.modeling.model_outputs import withheld
+from sfrecsam_hf.modeling.model_outputs import SFRecSamDecoderOutput
 from sfrecsam_hf.modeling.scan_frame import ScanFrame
 from sfrecsam_hf.modeling.segmentation import segmentations
 
@@ -92,47 +91,31 @@ class StagedModel:
     @torch.inference_mode()
     def encode(self, image: PIL.Image.Image) -> EncodedImage:
         """Runs the image encoder: the slow part, once per image."""
-        frame = ScanFrame.around(image)
-        inputs = self.processor(frame.cut(image)).to(self.model.device, self.model.dtype)
+        inputs = self.processor(image).to(self.model.device, self.model.dtype)
+        frame = ScanFrame(tuple(inputs["scan_boxes"][0].tolist()), image.size)
         reshaped_size = inputs["reshaped_input_sizes"].int()
         embeddings = self.model.get_image_embeddings(inputs["pixel_values"], reshaped_size)
         return EncodedImage(image, frame, inputs["pixel_values"], reshaped_size, embeddings)
 
     @torch.inference_mode()
-    def decode(self, encoded: EncodedImage, prompt: Prompt, mc_samples: int) -> SFRecSamOutput:
-        """Decodes the stochastic passes; no mask is emptied yet, that is for `correct` to decide."""
-        height, width = encoded.reshaped_size[0].tolist()
-        prompts = {}
+    def decode(self, encoded: EncodedImage, prompt: Prompt, mc_samples: int) -> SFRecSamDecoderOutput:
+        """Decodes the initial mask and the stochastic passes."""
+        frame = encoded.frame
+        given: dict[str, list] = {}
         if prompt.points:
-            points = encoded.frame.moved(np.array(prompt.points), (width, height))
-            prompts["input_points"] = torch.tensor(points[None, None]).float().to(self.model.device)
-            prompts["input_labels"] = torch.tensor(prompt.labels, device=self.model.device)[None, None]
+            given |= {"input_points": [prompt.points], "input_labels": [prompt.labels]}
         if prompt.box is not None:
-            box = encoded.frame.moved(np.array(prompt.box), (width, height))
-            prompts["input_boxes"] = torch.tensor(box[None, None]).float().to(self.model.device)
-        return self.model(
-            image_embeddings=encoded.embeddings,
-            mc_samples=mc_samples,
-            presence_threshold=0.0,
-            correctors=(),
-            **prompts,
-        )
+            given["input_boxes"] = [prompt.box]
+        mapped = self.processor.map_prompts([frame.size[::-1]], [frame.box], **given)
+        prompts = {name: torch.from_numpy(value).to(self.model.device) for name, value in mapped.items()}
+        prompted = self.model.prompt(encoded.embeddings, **prompts)
+        return self.model.decode(prompted, sample_noise=self.model.draw_noise(mc_samples) if mc_samples else None)
 
     @torch.inference_mode()
-    def correct(self, encoded: EncodedImage, decoded: SFRecSamOutput, controls: Controls) -> Segmentation:
+    def correct(self, encoded: EncodedImage, decoded: SFRecSamDecoderOutput, controls: Controls) -> Segmentation:
         """Runs the corrector on decoded masks, and empties them where the model sees no lesion."""
-        maps = dict(decoded.items())
-        corrected = self.model.corrector(
-            mean_probability=decoded.mean_probability[:, 0],
-            uncertainty=decoded.predictive_entropy[:, 0],
-            mutual_information=decoded.mutual_information[:, 0],
-            features=encoded.embeddings.high_resolution_features,
-            initial_logits=decoded.initial_masks[:, 0],
-            suspicion_threshold=controls.suspicion_threshold,
-            correctors=controls.correctors,
-        )
-        maps["pred_masks"] = corrected.logits[:, None]
-        output = withheld(SFRecSamOutput(**maps), controls.presence_threshold)
-        width, height = encoded.frame.scan_size
-        found = segmentations(output, [(height, width)], self.processor.image_processor)[0]
-        return found.inside(encoded.frame)
+        correction = self.model.correct(decoded, controls.suspicion_threshold, controls.correctors)
+        boxes = torch.tensor([encoded.frame.box])
+        output = SFRecSamOutput.from_stages(decoded, correction, scan_boxes=boxes)
+        output = self.model.apply_presence_threshold(output, controls.presence_threshold)
+        return segmentations(output, [encoded.frame.size[::-1]], self.processor.image_processor)[0]
