@@ -118,4 +118,4 @@ class StagedModel:
         boxes = torch.tensor([encoded.frame.box])
         output = SFRecSamOutput.from_stages(decoded, correction, scan_boxes=boxes)
         output = self.model.apply_presence_threshold(output, controls.presence_threshold)
-        return segmentations(output, [encoded.frame.size[::-1]], self.processor.image_processor)[0]
+        return segmentations(output, [encoded.frame.size[::-1]], self.processor.image_processor, [encoded.image])[0]
