@@ -11,7 +11,8 @@ from scipy import ndimage
 from ..modeling.segmentation import Segmentation
 
 BOX_MARGIN = 0.1  # of the box's sides: how far an answer may reach beyond a box drawn by hand
-MAPS = ("initial_mask", "probability", "final_probability", "uncertainty")
+MAPS = ("probability", "final_probability", "uncertainty")
+SEAM = 0.1  # of the region's side: how softly one answer's maps pass into another's
 ABOVE_HALF = 0.5 + 1e-6
 
 Point = tuple[float, float]
@@ -161,8 +162,9 @@ def _lesions(
 def _with_lesion(found: Segmentation, lesion: _Lesion) -> Segmentation:
     """The answer in which one lesion is outlined anew, or added; maps near it are those of its own answer."""
     region = _around(lesion.mask | lesion.replaces)
-    initial = np.where(region, _pieces_of(lesion.source.initial_mask, lesion.clicks), False)
-    maps = {name: np.where(region, getattr(lesion.source, name), getattr(found, name)) for name in MAPS}
+    initial = region & _pieces_of(lesion.source.initial_mask, lesion.clicks)
+    weight = ndimage.gaussian_filter(region.astype(np.float32), SEAM * np.sqrt(max(region.sum(), 1)))
+    maps = {name: weight * getattr(lesion.source, name) + (1 - weight) * getattr(found, name) for name in MAPS}
     others = found.mask & ~lesion.replaces
     areas = others.sum(), lesion.mask.sum()
     score = np.average([found.score, lesion.source.score], weights=areas) if sum(areas) else lesion.source.score
