@@ -19,7 +19,6 @@ from sfrecsam_hf import Segmentation, segment
 from sfrecsam_hf.evaluation.metrics import overlap
 from sfrecsam_hf.inference.visualization import overlay
 from sfrecsam_hf.modeling.image_reading import mask_stem
-from sfrecsam_hf.modeling.lesions import find_lesions
 from staged_model import Controls, StagedModel
 from uploads import MAX_BATCH, Upload, read_reference, read_upload
 from words import diameters
@@ -144,11 +143,11 @@ def _add(
     scores = {} if truth is None else overlap(found.mask, truth)
     spacing = upload.calibration.spacing(found.mask)
     numbers = report(name, found, Guidance(), controls, staged, spacing)
-    lesions = find_lesions(found.mask, found.final_probability, found.uncertainty)
-    row = {"image": name, **found.measurements(), "lesions": len(lesions)}
+    lesions = found.lesions
+    row = {"image": name, **found.measurements()}
     row["diameters"] = diameters(lesions[0], spacing) if lesions else "no lesion marked"
     if lesions and spacing:
-        row |= {key: value for key, value in numbers["lesions"][0].items() if key.endswith("_mm")}
+        row |= {key: value for key, value in numbers["each_lesion"][0].items() if key.endswith("_mm")}
         row["area_mm2"] = row["area"] * spacing[0] * spacing[1]
     answer.numbers.append(row | scores)
     image, large = upload.image, shown(upload.image)

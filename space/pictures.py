@@ -13,9 +13,9 @@ from matplotlib import colormaps
 
 from scan import Guidance, Scan
 from sfrecsam_hf import Segmentation
-from sfrecsam_hf.inference.guided import Prompt
+from sfrecsam_hf.inference.guided import Prompt, agreeing
 from sfrecsam_hf.inference.visualization import ADDED, CONTOUR, REMOVED, contour, corrections
-from sfrecsam_hf.modeling.lesions import Lesion, find_lesions
+from sfrecsam_hf.modeling.lesions import Lesion
 from staged_model import Controls, StagedModel
 from words import diameters
 
@@ -104,10 +104,10 @@ def viewer_value(scan: Scan, found: Segmentation, folder: Path, image: Path, tic
         "ticket": ticket,
         "image": _served(image),
         "uncertainty": _served(Path(save(picture, folder / "uncertainty.png"))),
-        "mask": rings(found.final_probability),
+        "mask": rings(agreeing(found.final_probability, found.mask)),
         "initial": rings(found.initial_mask),
         "reference": [] if scan.reference is None else rings(scan.reference),
-        "axes": [axis for lesion in _lesions(found) for axis in _axes(lesion, spacing)],
+        "axes": [axis for lesion in found.lesions for axis in _axes(lesion, spacing)],
         "mm_per_pixel": spacing,
         "guidance": scan.guidance.as_json(),
     }
@@ -140,7 +140,7 @@ def report(
         "width": width,
         "height": height,
         **found.measurements(),
-        "lesions": [lesion.measurements(spacing) for lesion in _lesions(found)],
+        "each_lesion": [lesion.measurements(spacing) for lesion in found.lesions],
         "mm_per_pixel": list(spacing) if spacing else None,
         "estimated_iou": found.score,
         "corrected_pixels": int((found.mask != found.initial_mask).sum()),
@@ -161,9 +161,9 @@ def overlay_picture(image: PIL.Image.Image, found: Segmentation, prompt: Prompt,
     def at(points: Any) -> list[tuple[float, float]]:
         return [(x * times, y * times) for x, y in points]
 
-    for ring in rings(found.final_probability):
+    for ring in rings(agreeing(found.final_probability, found.mask)):
         draw.line(at([*ring, ring[0]]), CONTOUR, width=max(2, radius // 4), joint="curve")
-    for lesion in _lesions(found):
+    for lesion in found.lesions:
         for axis in _axes(lesion, spacing):
             line = at(axis["line"])
             draw.line(line, "white", width=1)
@@ -184,10 +184,6 @@ def error_map(image: PIL.Image.Image, mask: np.ndarray, truth: np.ndarray) -> PI
     pixels = np.array(corrections(image, truth, mask))
     pixels[contour(truth) & mask] = CONTOUR
     return PIL.Image.fromarray(pixels)
-
-
-def _lesions(found: Segmentation) -> list[Lesion]:
-    return find_lesions(found.mask, found.final_probability, found.uncertainty)
 
 
 def _axes(lesion: Lesion, spacing: Spacing) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ import numpy as np
 
 from scan import Answer, Guidance, Scan
 from sfrecsam_hf import Segmentation
-from sfrecsam_hf.modeling.lesions import components, find_lesions
+from sfrecsam_hf.modeling.lesions import Lesion, components
 from staged_model import Controls
 
 WORTH = "On normal scans of hospitals it has not seen it is often wrong."
@@ -61,7 +61,7 @@ def measurement_rows(found: Segmentation, spacing: tuple[float, float] | None) -
         found ([`Segmentation`]): What is shown.
         spacing (`tuple[float, float]`, *optional*): Height and width of a pixel in millimetres.
     """
-    lesions = find_lesions(found.mask, found.final_probability, found.uncertainty)
+    lesions = found.lesions
     rows = [["Probability of a lesion", f"{found.presence:.0%}"], ["Estimated overlap (IoU)", f"{found.score:.0%}"]]
     for number, lesion in enumerate(lesions[:5], 1):
         name = "" if len(lesions) == 1 else f" {number}"
@@ -79,7 +79,7 @@ def measurement_rows(found: Segmentation, spacing: tuple[float, float] | None) -
     return rows
 
 
-def diameters(lesion: Any, spacing: tuple[float, float] | None) -> str:
+def diameters(lesion: Lesion, spacing: tuple[float, float] | None) -> str:
     """The longest diameter and the one across it."""
     drawn = lesion.axes(spacing or (1.0, 1.0))
     return f"{drawn.longest:.1f} x {drawn.perpendicular:.1f} {'mm' if spacing else 'px'}"

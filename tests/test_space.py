@@ -233,7 +233,7 @@ def test_what_is_shown_is_what_can_be_taken_away(page):
         mask, numbers = pixels(answer[MASK]), json.loads(Path(answer[REPORT]).read_text())
         assert rings(mask) or not mask.any()
         assert numbers["area"] == mask.sum()
-        assert len(answer[VIEWER]["axes"]) == 2 * len(numbers["lesions"])
+        assert len(answer[VIEWER]["axes"]) == 2 * len(numbers["each_lesion"])
         assert (np.asarray(PIL.Image.open(answer[OVERLAY])) == CONTOUR).all(-1).any()
     assert numbers["guidance"]["box"] == [20, 20, 150, 150]
     assert numbers["checkpoint"]
@@ -354,7 +354,7 @@ def test_dicom_opens_and_is_measured_in_millimetres(client, loaded, tmp_path):
     wanted = expected(loaded, SAMPLES[0])
     assert np.array_equal(pixels(mask), wanted.mask)
     assert numbers["mm_per_pixel"] == [0.2, 0.1]
-    areas = [lesion["area_mm2"] for lesion in numbers["lesions"]]
+    areas = [lesion["area_mm2"] for lesion in numbers["each_lesion"]]
     assert sum(areas) == pytest.approx(wanted.mask.sum() * 0.02)
     table, *_, archive, _ = client.predict([handed(path)], None, api_name="/batch")
     assert table["data"][0][3] == f"{wanted.mask.sum() * 0.02:.1f} mm²"
@@ -370,7 +370,7 @@ def test_a_picture_without_a_scale_is_given_one(page):
     for answer, side in ((by_line, 0.25), (typed, 0.5)):
         numbers = json.loads(Path(answer[REPORT]).read_text())
         assert numbers["mm_per_pixel"] == [side, side]
-        assert numbers["lesions"][0]["area_mm2"] == pytest.approx(numbers["lesions"][0]["area"] * side**2)
+        assert numbers["each_lesion"][0]["area_mm2"] == pytest.approx(numbers["each_lesion"][0]["area"] * side**2)
         assert "mm" in answer[VIEWER]["axes"][0]["text"]
         assert any("mm" in value for _, value in answer[TABLE])
     assert plain[TABLE] == page("calibrate", None)[TABLE]

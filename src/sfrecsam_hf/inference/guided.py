@@ -8,6 +8,7 @@ import PIL.Image
 import PIL.ImageDraw
 from scipy import ndimage
 
+from ..modeling.lesions import components
 from ..modeling.segmentation import Segmentation
 
 BOX_MARGIN = 0.1  # of the box's sides: how far an answer may reach beyond a box drawn by hand
@@ -106,6 +107,18 @@ def without_background(found: Segmentation, lesion: tuple[Point, ...], backgroun
     return found if (mask == found.mask).all() else _masked(found, mask, found.initial_mask & (mask | ~found.mask))
 
 
+def agreeing(probability: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """
+    The probability, moved just across one half wherever it says another thing than the mask.
+
+    Args:
+        probability (`numpy.ndarray` of shape `(height, width)`): In [0, 1].
+        mask (`numpy.ndarray` of shape `(height, width)`): Boolean.
+    """
+    moved = np.where(mask, np.maximum(probability, ABOVE_HALF), np.minimum(probability, 0.5))
+    return moved.astype(probability.dtype)
+
+
 def painted(found: Segmentation, strokes: tuple[Stroke, ...]) -> Segmentation:
     """
     The answer with brush strokes over its mask, in their order.
@@ -182,9 +195,7 @@ def _box_alone(prompt: Prompt) -> Prompt:
 
 def _masked(found: Segmentation, mask: np.ndarray, initial: np.ndarray) -> Segmentation:
     """The answer with other masks, and a final probability that agrees with them."""
-    probability = np.where(mask, np.maximum(found.final_probability, ABOVE_HALF), found.final_probability)
-    probability = np.where(mask, probability, np.minimum(probability, 0.5)).astype(found.final_probability.dtype)
-    return replace(found, mask=mask, initial_mask=initial, final_probability=probability)
+    return replace(found, mask=mask, initial_mask=initial, final_probability=agreeing(found.final_probability, mask))
 
 
 def _on(point: Point, mask: np.ndarray) -> bool:
@@ -198,14 +209,14 @@ def _pixel(point: Point, shape: tuple[int, int]) -> tuple[int, int]:
 
 def _piece_at(mask: np.ndarray, point: Point) -> np.ndarray:
     """The connected piece of the mask at a point; nothing if there is none."""
-    labels, _ = ndimage.label(mask)
+    labels, _ = components(mask)
     own = labels[_pixel(point, mask.shape)]
     return labels == own if own else np.zeros_like(mask)
 
 
 def _pieces_of(mask: np.ndarray, clicks: tuple[Point, ...]) -> np.ndarray:
     """The pieces that clicks stand on; the piece nearest to the first of them if they stand on none."""
-    labels, _ = ndimage.label(mask)
+    labels, _ = components(mask)
     own = {int(labels[_pixel(click, mask.shape)]) for click in clicks} - {0}
     if not own and labels.any():
         rows, columns = np.nonzero(labels)
