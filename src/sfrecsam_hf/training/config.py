@@ -9,7 +9,7 @@ from typing import Any, get_args, get_origin
 import yaml
 
 # May change while a run goes on. Data may have moved: that the images are the same is told by their pixels.
-FREE_ON_RESUME = ("train", "validation", "splits", "output", "save_steps", "workers", "tracker", "overlays")
+FREE_ON_RESUME = ("train", "validation", "splits", "exclude", "output", "save_steps", "workers", "tracker", "overlays")
 
 
 @dataclass
@@ -32,6 +32,9 @@ class TrainingConfig:
     splits: str | None = field(
         default=None,
         metadata={"help": "CSV with the columns image, group and split. Without it the data's own split is used."},
+    )
+    exclude: str | None = field(
+        default=None, metadata={"help": "CSV of images to leave out, such as the objections.csv of BUSI."}
     )
     shares: list[float] | None = field(
         default=None,
