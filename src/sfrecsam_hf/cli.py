@@ -5,6 +5,7 @@ import dataclasses
 import sys
 import types
 import typing
+from importlib import import_module
 
 if typing.TYPE_CHECKING:
     from .inference.predict import PredictionReport
@@ -22,6 +23,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = vars(parser.parse_args(arguments))
     job = options.pop("job")
     try:
+        import_module(".registration", __package__)
         return job(**options) or 0
     except (ValueError, OSError, FloatingPointError) as error:
         print(f"sfrecsam: {error}", file=sys.stderr)
