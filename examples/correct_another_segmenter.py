@@ -56,7 +56,8 @@ def main() -> None:
     trained = [index for index in range(len(dataset)) if index % 3 < 2]
 
     unet = UNet(2, 1, 1, channels=(8, 16, 32, 64), strides=(2, 2, 2), dropout=0.1)
-    fit(unet, lambda: segmentation_loss(unet(images[trained]), masks[trained]).mean(), options.steps)
+    inside = encoded.valid_region[trained]
+    fit(unet, lambda: segmentation_loss(unet(images[trained]), masks[trained], inside).mean(), options.steps)
 
     corrector = DualFalseCorrector(features.shape[1], hidden_channels=16)
 
@@ -83,7 +84,8 @@ def main() -> None:
     tiles, captions, dice = [], [], {"trained": [], "held out": []}
     for index, row in enumerate(dataset):
         group, true = "trained" if index in trained else "held out", np.asarray(row["mask"]) > 0
-        pair = processor.image_processor.restore(logits[index], true.shape).numpy() > 0
+        scan_box = inputs["scan_boxes"][index].tolist()
+        pair = processor.image_processor.restore(logits[index], true.shape, scan_box).numpy() > 0
         before, after = (overlap(mask, true)["dice"] for mask in pair)
         dice[group].append((before, after))
         tiles += [overlay(row["image"], mask, true) for mask in pair]

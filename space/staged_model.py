@@ -1,33 +1,23 @@
-"""The model in three stages, so that a new prompt or a moved slider repeats only what it must."""
+"""The model's public stages with their results kept: a new prompt or a moved slider repeats only what it must."""
 
+import hashlib
 from dataclasses import dataclass
+from pathlib import Path
 
-import numpy as np
 import PIL.Image
 import torch
 
 from sfrecsam_hf import (
     Segmentation,
+    SFRecSamDecoderOutput,
     SFRecSamImageEmbeddings,
     SFRecSamModel,
     SFRecSamOutput,
     SFRecSamProcessor,
 )
-from sfrecsam_hf.modeling.model_outputs import withheld
+from sfrecsam_hf.inference.guided import AUTOMATIC, Prompt
 from sfrecsam_hf.modeling.scan_frame import ScanFrame
 from sfrecsam_hf.modeling.segmentation import segmentations
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """Points, their labels (1 lesion, 0 background) and a box, in pixels of the image; empty: the model chooses."""
-
-    points: tuple[tuple[float, float], ...] = ()
-    labels: tuple[int, ...] = ()
-    box: tuple[float, float, float, float] | None = None
-
-
-AUTOMATIC = Prompt()
 
 
 @dataclass(frozen=True)
@@ -74,6 +64,7 @@ class StagedModel:
     def __init__(self, model: SFRecSamModel, processor: SFRecSamProcessor):
         self.model = model
         self.processor = processor
+        self.checkpoint, self.revision = _identity(model)
 
     def default_controls(self) -> Controls:
         """The settings that the checkpoint was calibrated with."""
@@ -84,55 +75,47 @@ class StagedModel:
 
     def warm_up(self) -> None:
         """Answers once for nothing, so that the first visitor does not wait for what is prepared only once."""
-        encoded = self.encode(PIL.Image.new("RGB", (64, 64)))
-        self.correct(
-            encoded, self.decode(encoded, AUTOMATIC, self.default_controls().mc_samples), self.default_controls()
-        )
+        encoded, controls = self.encode(PIL.Image.new("RGB", (64, 64))), self.default_controls()
+        self.correct(encoded, self.decode(encoded, AUTOMATIC, controls.mc_samples), controls)
 
     @torch.inference_mode()
     def encode(self, image: PIL.Image.Image) -> EncodedImage:
         """Runs the image encoder: the slow part, once per image."""
-        frame = ScanFrame.around(image)
-        inputs = self.processor(frame.cut(image)).to(self.model.device, self.model.dtype)
+        inputs = self.processor(image).to(self.model.device, self.model.dtype)
+        frame = ScanFrame(tuple(inputs["scan_boxes"][0].tolist()), image.size)
         reshaped_size = inputs["reshaped_input_sizes"].int()
         embeddings = self.model.get_image_embeddings(inputs["pixel_values"], reshaped_size)
         return EncodedImage(image, frame, inputs["pixel_values"], reshaped_size, embeddings)
 
     @torch.inference_mode()
-    def decode(self, encoded: EncodedImage, prompt: Prompt, mc_samples: int) -> SFRecSamOutput:
-        """Decodes the stochastic passes; no mask is emptied yet, that is for `correct` to decide."""
-        height, width = encoded.reshaped_size[0].tolist()
-        prompts = {}
+    def decode(self, encoded: EncodedImage, prompt: Prompt, mc_samples: int) -> SFRecSamDecoderOutput:
+        """Decodes the initial mask and the stochastic passes."""
+        frame = encoded.frame
+        given: dict[str, list] = {}
         if prompt.points:
-            points = encoded.frame.moved(np.array(prompt.points), (width, height))
-            prompts["input_points"] = torch.tensor(points[None, None]).float().to(self.model.device)
-            prompts["input_labels"] = torch.tensor(prompt.labels, device=self.model.device)[None, None]
+            given |= {"input_points": [prompt.points], "input_labels": [prompt.labels]}
         if prompt.box is not None:
-            box = encoded.frame.moved(np.array(prompt.box), (width, height))
-            prompts["input_boxes"] = torch.tensor(box[None, None]).float().to(self.model.device)
-        return self.model(
-            image_embeddings=encoded.embeddings,
-            mc_samples=mc_samples,
-            presence_threshold=0.0,
-            correctors=(),
-            **prompts,
-        )
+            given["input_boxes"] = [prompt.box]
+        mapped = self.processor.map_prompts([frame.size[::-1]], [frame.box], **given)
+        prompts = {name: torch.from_numpy(value).to(self.model.device) for name, value in mapped.items()}
+        prompted = self.model.prompt(encoded.embeddings, **prompts)
+        return self.model.decode(prompted, sample_noise=self.model.draw_noise(mc_samples) if mc_samples else None)
 
     @torch.inference_mode()
-    def correct(self, encoded: EncodedImage, decoded: SFRecSamOutput, controls: Controls) -> Segmentation:
+    def correct(self, encoded: EncodedImage, decoded: SFRecSamDecoderOutput, controls: Controls) -> Segmentation:
         """Runs the corrector on decoded masks, and empties them where the model sees no lesion."""
-        maps = dict(decoded.items())
-        corrected = self.model.corrector(
-            mean_probability=decoded.mean_probability[:, 0],
-            uncertainty=decoded.predictive_entropy[:, 0],
-            mutual_information=decoded.mutual_information[:, 0],
-            features=encoded.embeddings.high_resolution_features,
-            initial_logits=decoded.initial_masks[:, 0],
-            suspicion_threshold=controls.suspicion_threshold,
-            correctors=controls.correctors,
-        )
-        maps["pred_masks"] = corrected.logits[:, None]
-        output = withheld(SFRecSamOutput(**maps), controls.presence_threshold)
-        width, height = encoded.frame.scan_size
-        found = segmentations(output, [(height, width)], self.processor.image_processor)[0]
-        return found.inside(encoded.frame)
+        correction = self.model.correct(decoded, controls.suspicion_threshold, controls.correctors)
+        boxes = torch.tensor([encoded.frame.box])
+        output = SFRecSamOutput.from_stages(decoded, correction, scan_boxes=boxes)
+        output = self.model.apply_presence_threshold(output, controls.presence_threshold)
+        return segmentations(output, [encoded.frame.size[::-1]], self.processor.image_processor, [encoded.image])[0]
+
+
+def _identity(model: SFRecSamModel) -> tuple[str, str]:
+    """Name of the checkpoint, and its commit on the Hub, or else the first digits of its weights' SHA-256."""
+    source = model.config.name_or_path
+    weights = Path(source) / "model.safetensors"
+    if not weights.is_file():
+        return source, model.config._commit_hash or ""
+    with weights.open("rb") as file:
+        return Path(source).resolve().name, hashlib.file_digest(file, "sha256").hexdigest()[:12]

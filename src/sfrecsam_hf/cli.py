@@ -11,6 +11,12 @@ if typing.TYPE_CHECKING:
     from .inference.predict import PredictionReport
 
 
+PASSES = "stochastic passes for the uncertainty; with 0 a small head predicts it; the model's own if left out"
+# The extra that brings a package, for what `train` does not bring.
+EXTRAS = {"gradio": "demo", "onnx": "export", "onnxscript": "export", "onnxruntime": "export", "peft": "peft"}
+EXTRAS |= dict.fromkeys(("pydicom", "pylibjpeg"), "dicom") | dict.fromkeys(("av", "highdicom", "nibabel"), "formats")
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Runs one subcommand and returns the exit code: 2, with one sentence, for input that cannot be used."""
     parser = _parser()
@@ -18,18 +24,16 @@ def main(arguments: list[str] | None = None) -> int:
     job = options.pop("job")
     try:
         return job(**options) or 0
-    except (ValueError, FileNotFoundError, FileExistsError, FloatingPointError) as error:
+    except (ValueError, OSError, FloatingPointError) as error:
         print(f"sfrecsam: {error}", file=sys.stderr)
         return 2
     except ModuleNotFoundError as error:
-        extra = {"gradio": "demo", "onnx": "export", "onnxscript": "export", "onnxruntime": "export"}.get(
-            error.name, "train"
-        )
+        extra = EXTRAS.get((error.name or "").split(".")[0], "train")
         print(f"sfrecsam: {error.name} is missing; run `pip install 'sfrecsam-hf[{extra}]'`.", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        remedy = "; the same command with --resume goes on from there" if "resume" in options else ""
-        print(f"sfrecsam: interrupted{remedy}.", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        remedy = str(stop) or ("the same command with --resume goes on from there" if "resume" in options else "")
+        print(f"sfrecsam: interrupted{remedy and '; '}{remedy}.", file=sys.stderr)
         return 130
 
 
@@ -58,6 +62,12 @@ def _parser() -> argparse.ArgumentParser:
     job.add_argument("--output", required=True, help="folder for results.json, tables and pictures")
     job.add_argument("--split", help="evaluate only this split of the data")
     job.add_argument("--splits", metavar="CSV", help="table with the columns image, group and split")
+    job.add_argument("--exclude", metavar="CSV", help="table of images to leave out, such as BUSI's objections.csv")
+    job.add_argument(
+        "--include-training-images",
+        action="store_true",
+        help="also measure on images that the checkpoint was trained on, and on their near-duplicates and patients",
+    )
     job.add_argument(
         "--columns",
         nargs="+",
@@ -105,15 +115,19 @@ def _parser() -> argparse.ArgumentParser:
     job.add_argument("--model", help="checkpoint folder or Hub name; the bundled one if left out")
     job.add_argument("--port", type=int, help="port to serve on; the first free one from 7860 if left out")
 
-    job = jobs.add_parser("export", help="write ONNX and torch.export files, checked against the model")
+    job = jobs.add_parser("export", help="write the model as ONNX and torch.export files, and compare them with it")
     job.set_defaults(job=_export)
     job.add_argument("model", nargs="?", help="checkpoint folder or Hub name; the bundled one if left out")
     job.add_argument("--output", default="exported", help="folder to write to (%(default)s)")
-    job.add_argument("--samples", dest="mc_samples", type=int, help="stochastic passes; 0 for the learned uncertainty")
+    job.add_argument("--samples", dest="mc_samples", type=int, help=PASSES)
 
     job = jobs.add_parser("data", help="report what a data folder or zip holds, and what is wrong with it")
     job.set_defaults(job=_data)
-    job.add_argument("source", help="folder or zip: BUSI, UDIAT, BUS-BRA, images/ with masks/, NAME and NAME_mask")
+    job.add_argument(
+        "source",
+        help="folder, zip or Hub data set: class folders, images/ with masks/, NAME and NAME_mask, COCO, DICOM-SEG",
+    )
+    job.add_argument("--splits", metavar="CSV", help="also check this table with the columns image, group and split")
     job.add_argument(
         "--no-duplicates", dest="find_duplicates", action="store_false", help="do not look for duplicates"
     )
@@ -122,14 +136,31 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_inference(job: argparse.ArgumentParser) -> None:
     job.add_argument("--model", help="checkpoint folder or Hub name; the bundled one if left out")
-    job.add_argument("--batch-size", type=int, default=4, help="images at a time (%(default)s)")
-    job.add_argument("--device", help="such as cpu and cuda:0; the accelerator if there is one")
-    job.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
-    job.add_argument("--samples", dest="mc_samples", type=int, help="stochastic passes; 0 for the learned uncertainty")
-    job.add_argument("--threshold", dest="suspicion_threshold", type=float, help="entropy in bits that is suspicious")
-    job.add_argument("--presence-threshold", type=float, help="presence below which the mask is empty; 0 for never")
-    job.add_argument("--correctors", nargs="*", choices=("fp", "fn"), help="which correctors to apply; none if empty")
-    job.add_argument("--mirror", action="store_const", const=True, help="average with the mirror image: twice as slow")
+    job.add_argument("--batch-size", type=int, default=4, help="images segmented at a time (%(default)s)")
+    job.add_argument("--device", help="device, such as cpu or cuda:0; a GPU if there is one")
+    job.add_argument(
+        "--dtype", default="float32", choices=("float32", "bfloat16", "float16"), help="of the weights (%(default)s)"
+    )
+    job.add_argument("--samples", dest="mc_samples", type=int, help=PASSES)
+    job.add_argument(
+        "--threshold",
+        dest="suspicion_threshold",
+        type=float,
+        metavar="BITS",
+        help="uncertainty, from 0 to 1 bit, above which a pixel may be corrected",
+    )
+    job.add_argument(
+        "--presence-threshold", type=float, help="probability of a lesion below which the mask is left empty; 0: never"
+    )
+    job.add_argument(
+        "--correctors",
+        nargs="*",
+        choices=("fp", "fn"),
+        help="correctors to apply: fp removes false foreground, fn adds missed foreground; no value: none",
+    )
+    job.add_argument(
+        "--mirror", action="store_const", const=True, help="average with the mirror image; takes twice the time"
+    )
 
 
 def _add_settings(job: argparse.ArgumentParser) -> None:
@@ -210,21 +241,34 @@ def _print_predictions(report: "PredictionReport", output: str) -> None:
 
 
 def _evaluate(
-    data: str, output: str, split: str | None, splits: str | None, columns: list[str], **inference: typing.Any
+    data: str,
+    output: str,
+    split: str | None,
+    splits: str | None,
+    exclude: str | None,
+    include_training_images: bool,
+    columns: list[str],
+    **inference: typing.Any,
 ) -> None:
     from pathlib import Path
 
-    from .data.loading import load_folder
+    from .data.splits import load_split
+    from .data.training_record import describe, unseen
     from .evaluation.evaluate import checked_columns, measure
     from .evaluation.measured import Measured
     from .evaluation.report import draw_worst, table, writable_folder, write_report
     from .evaluation.summary import summarised
     from .inference.bundled import bundled_checkpoint
     from .modeling.segmentation import segment
-    from .training.summary import machine_name, recorded_use
+    from .training.summary import machine_name
 
     columns = checked_columns(columns)
-    dataset = load_folder(data, splits, split)
+    dataset = load_split(data, split, splits, without=exclude)
+    checkpoint = inference["model"] or bundled_checkpoint()
+    dataset, judgement = unseen(dataset, data, checkpoint, include_training_images)
+    if judgement.left_out:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in judgement.left_out.items())
+        print(f"left out: {reasons}; --include-training-images keeps them")
     model, processor, batch_size, options = _loaded(**inference)
     folder = writable_folder(output)
     source, name = inference["model"] or "bundled", Path(data).name.removesuffix(".zip")
@@ -235,7 +279,7 @@ def _evaluate(
         "options": options,
         "dtype": inference["dtype"],
         "machine": machine_name(model.device),
-        **recorded_use(source if inference["model"] else bundled_checkpoint(), name, split),
+        **describe(judgement),
     }
     measured = Measured()
     for column in columns:  # what one column gave is on disk before the next begins
@@ -257,13 +301,13 @@ def _evaluate(
 
 
 def _card(folder: str, name: str, license: str, readme: str | None) -> None:
-    from pathlib import Path
 
-    from .publishing.model_card import write_card, write_table
+    from .publishing.model_card import write_card
+    from .publishing.readme_table import write_readme_table
 
     print(f"card: {write_card(folder, name, license)}")
     if readme is not None:
-        write_table(Path(readme), Path(folder) / "results.json")
+        write_readme_table(readme, folder)
         print(f"results table: {readme}")
 
 
@@ -312,10 +356,10 @@ def _export(model: str | None, output: str, mc_samples: int | None) -> None:
     print(f"exported to {output}")
 
 
-def _data(source: str, find_duplicates: bool) -> None:
-    from .data.loading import inspect
+def _data(source: str, find_duplicates: bool, splits: str | None) -> None:
+    from .data.inspection import inspect
 
-    print(inspect(source, find_duplicates))
+    print(inspect(source, find_duplicates, splits))
 
 
 if __name__ == "__main__":

@@ -5,9 +5,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
-from .model_outputs import EMPTY_LOGIT, SFRecSamOutput, valid_region, withheld
-from .modeling_sfrecsam import SFRecSamModel
+from .model_outputs import EMPTY_LOGIT, SFRecSamOutput, valid_region
 from .prompts import ABSENT
 from .uncertainty import binary_entropy
 
@@ -23,7 +23,7 @@ VALUES = (
 
 
 def both_views(
-    model: SFRecSamModel, inputs: Mapping[str, Tensor], presence_threshold: float | None = None, **options: Any
+    model: PreTrainedModel, inputs: Mapping[str, Tensor], presence_threshold: float | None = None, **options: Any
 ) -> SFRecSamOutput:
     """
     Answers an image and its mirror image, and averages what the two say: probabilities, scores and presence.
@@ -58,8 +58,7 @@ def both_views(
     for name in ("predictive_entropy", "mutual_information"):
         mean[name] = (mean[name] + disagreement).clamp(max=1)
     mean["suspicious_region"] = plain.suspicious_region | turned_back("suspicious_region")
-    threshold = model.config.presence_threshold if presence_threshold is None else presence_threshold
-    return withheld(SFRecSamOutput(**{**plain, **mean}), threshold)
+    return model.apply_presence_threshold(SFRecSamOutput(**{**plain, **mean}), presence_threshold)
 
 
 def mirror_lines(valid: Tensor, stride: int) -> Tensor:

@@ -5,25 +5,20 @@ A model repository is a folder with a checkpoint, the `results.json` of its eval
 in folders below, further evaluations. `sfrecsam card FOLDER` writes its README.md.
 """
 
-import json
 import math
-import re
 from pathlib import Path
-from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
 from safetensors import safe_open
 
 from ..evaluation.measured import METRICS
 from ..evaluation.pixel_quality import MOST_UNCERTAIN, UNDECIDED
-from ..evaluation.report import table
 from ..inference.bundled import bundled_card_template
 from ..modeling.configuration_sfrecsam import SFRecSamConfig
 from .card_tables import Evaluation, count, decimals, number_of, percent, percent_of, public_name
 from .card_training import Training
 from .hub_results import model_index, write_eval_results
 
-MARKED = re.compile(r"(<!-- results -->\n).*?(<!-- /results -->)", flags=re.DOTALL)
 TAGS = ["breast-ultrasound", "medical", "segment-anything", "uncertainty", "sf-recsam"]
 
 
@@ -97,20 +92,3 @@ def stored_parameters(folder: Path) -> int:
             names = weights.keys()
             total += sum(math.prod(weights.get_slice(name).get_shape()) for name in names)
     return total
-
-
-def write_table(readme: Path, results: Path) -> None:
-    """Writes the table of `results.json` between the markers of a README, as [`with_results`]."""
-    readme.write_text(with_results(readme.read_text(), json.loads(results.read_text())))
-
-
-def with_results(text: str, results: dict[str, Any]) -> str:
-    """
-    The text of a README with the table of `results.json` between its two markers.
-
-    Raises:
-        ValueError: The markers are missing.
-    """
-    if not MARKED.search(text):
-        raise ValueError("The text has no <!-- results --> and <!-- /results --> to write between.")
-    return MARKED.sub(lambda found: f"{found[1]}{table(results)}\n{found[2]}", text)
