@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 from sfrecsam_hf import SFRecSamModel, SFRecSamProcessor, TrainingConfig
 from sfrecsam_hf.cli import main
+from sfrecsam_hf.data.loading import load_folder
 from sfrecsam_hf.data.splits import load_split
 from sfrecsam_hf.training import trainer as training_module
 from sfrecsam_hf.training import validation
@@ -105,7 +106,7 @@ def test_a_run_ends_early_when_it_no_longer_improves(busi_folder, tmp_path, monk
 def test_a_checkpoint_is_chosen_on_all_folders_together(busi_folder, tmp_path):
     chosen = {"train": [str(busi_folder)], "validation": [str(busi_folder), str(SAMPLES)], "overlays": 20}
     run = TrainingRun(settings(busi_folder, tmp_path / "run", **chosen))
-    held_out = [set(load_split(folder, "val")["name"]) for folder in chosen["validation"]]
+    held_out = [set(load_split(busi_folder, "val")["name"]), set(load_folder(SAMPLES)["name"])]
     assert all(held_out)
     assert set(run.validation.images["name"]) == held_out[0] | held_out[1]
     assert len(run.validation.images) == len(held_out[0]) + len(held_out[1])
