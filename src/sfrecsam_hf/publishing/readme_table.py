@@ -50,7 +50,7 @@ def readme_table(folder: str | Path) -> str:
         auto, clicked = (results["columns"].get(column) for column in ("auto", "oracle-point"))
         if auto is None:
             raise ValueError(
-                f"{path} has no figures for automatic prompts; evaluate with --columns auto oracle-point."
+                f"{path} has no figures for automatic prompts; evaluate with --columns auto too."
             )
         lesions, found = auto["final"]["lesion"], auto["found"]["final"]["iou_50"]
         rival = path.with_name("baseline.json")
