@@ -59,8 +59,8 @@ def train_unet(name: str, config: TrainingConfig, start: Path | None = None) -> 
         split of each data folder rows with `name`, `lesion` and the metrics.
     """
     set_seed(config.seed)
-    sources = load_splits(config.train, "train", config.splits, config.seed)
-    validation = concatenate_datasets(load_splits(config.validation, "val", config.splits, config.seed))
+    sources = load_splits(config.train, "train", config.splits)
+    validation = concatenate_datasets(load_splits(config.validation, "val", config.splits))
     processor = SFRecSamImageProcessor(image_size=config.image_size)
     images = TrainingImages(sources, processor, config.seed, config.augmentation)
     batches = EpochBatches([len(source) for source in sources], config.shares, config.batch_size, 1, config.seed)
@@ -79,7 +79,8 @@ def train_unet(name: str, config: TrainingConfig, start: Path | None = None) -> 
         network.train()
         for keys in tqdm(batches, desc=f"{name} epoch {epoch + 1}"):
             batch = images.__getitems__(keys)
-            loss = segmentation_loss(network(batch["pixel_values"][:, :1]), batch["labels"][:, None]).mean()
+            logits, inside = network(batch["pixel_values"][:, :1]), batch["pixel_mask"][:, None]
+            loss = segmentation_loss(logits, batch["labels"][:, None], inside).mean()
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(network.parameters(), config.clip)
@@ -99,7 +100,7 @@ def train_unet(name: str, config: TrainingConfig, start: Path | None = None) -> 
     save_model(average.module, str(output / weights_file(name)))
     measured = {}
     for source in dict.fromkeys([*config.validation, *config.train]):
-        dataset = load_split(source, "val", config.splits, config.seed)
+        dataset = load_split(source, "val", config.splits)
         measured[Path(source).name] = [
             {
                 "name": row["name"],

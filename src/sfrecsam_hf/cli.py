@@ -62,6 +62,12 @@ def _parser() -> argparse.ArgumentParser:
     job.add_argument("--output", required=True, help="folder for results.json, tables and pictures")
     job.add_argument("--split", help="evaluate only this split of the data")
     job.add_argument("--splits", metavar="CSV", help="table with the columns image, group and split")
+    job.add_argument("--exclude", metavar="CSV", help="table of images to leave out, such as BUSI's objections.csv")
+    job.add_argument(
+        "--include-training-images",
+        action="store_true",
+        help="also measure on images that the checkpoint was trained on, and on their near-duplicates and patients",
+    )
     job.add_argument(
         "--columns",
         nargs="+",
@@ -117,7 +123,11 @@ def _parser() -> argparse.ArgumentParser:
 
     job = jobs.add_parser("data", help="report what a data folder or zip holds, and what is wrong with it")
     job.set_defaults(job=_data)
-    job.add_argument("source", help="folder or zip: BUSI, UDIAT, BUS-BRA, images/ with masks/, NAME and NAME_mask")
+    job.add_argument(
+        "source",
+        help="folder, zip or Hub data set: class folders, images/ with masks/, NAME and NAME_mask, COCO, DICOM-SEG",
+    )
+    job.add_argument("--splits", metavar="CSV", help="also check this table with the columns image, group and split")
     job.add_argument(
         "--no-duplicates", dest="find_duplicates", action="store_false", help="do not look for duplicates"
     )
@@ -231,21 +241,34 @@ def _print_predictions(report: "PredictionReport", output: str) -> None:
 
 
 def _evaluate(
-    data: str, output: str, split: str | None, splits: str | None, columns: list[str], **inference: typing.Any
+    data: str,
+    output: str,
+    split: str | None,
+    splits: str | None,
+    exclude: str | None,
+    include_training_images: bool,
+    columns: list[str],
+    **inference: typing.Any,
 ) -> None:
     from pathlib import Path
 
-    from .data.loading import load_folder
+    from .data.splits import load_split
+    from .data.training_record import describe, unseen
     from .evaluation.evaluate import checked_columns, measure
     from .evaluation.measured import Measured
     from .evaluation.report import draw_worst, table, writable_folder, write_report
     from .evaluation.summary import summarised
     from .inference.bundled import bundled_checkpoint
     from .modeling.segmentation import segment
-    from .training.summary import machine_name, recorded_use
+    from .training.summary import machine_name
 
     columns = checked_columns(columns)
-    dataset = load_folder(data, splits, split)
+    dataset = load_split(data, split, splits, without=exclude)
+    checkpoint = inference["model"] or bundled_checkpoint()
+    dataset, judgement = unseen(dataset, data, checkpoint, include_training_images)
+    if judgement.left_out:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in judgement.left_out.items())
+        print(f"left out: {reasons}; --include-training-images keeps them")
     model, processor, batch_size, options = _loaded(**inference)
     folder = writable_folder(output)
     source, name = inference["model"] or "bundled", Path(data).name.removesuffix(".zip")
@@ -256,7 +279,7 @@ def _evaluate(
         "options": options,
         "dtype": inference["dtype"],
         "machine": machine_name(model.device),
-        **recorded_use(source if inference["model"] else bundled_checkpoint(), name, split),
+        **describe(judgement),
     }
     measured = Measured()
     for column in columns:  # what one column gave is on disk before the next begins
@@ -333,10 +356,10 @@ def _export(model: str | None, output: str, mc_samples: int | None) -> None:
     print(f"exported to {output}")
 
 
-def _data(source: str, find_duplicates: bool) -> None:
-    from .data.loading import inspect
+def _data(source: str, find_duplicates: bool, splits: str | None) -> None:
+    from .data.inspection import inspect
 
-    print(inspect(source, find_duplicates))
+    print(inspect(source, find_duplicates, splits))
 
 
 if __name__ == "__main__":

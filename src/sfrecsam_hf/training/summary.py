@@ -14,7 +14,7 @@ from .checkpointing import replaced
 from .config import TrainingConfig
 
 FILE = "training_summary.json"
-PATHS = ("train", "validation", "output", "splits", "model", "sam")
+PATHS = ("train", "validation", "output", "splits", "exclude", "model", "sam")
 
 
 def write_summary(
@@ -65,34 +65,6 @@ def write_summary(
     }
     with replaced(folder / FILE) as fresh:
         fresh.write_text(json.dumps(summary, indent=1) + "\n")
-
-
-def recorded_use(checkpoint: str | Path | None, data: str, split: str | None) -> dict[str, Any]:
-    """
-    What a checkpoint's record says about images that it is evaluated on, for `results.json`.
-
-    Args:
-        checkpoint (`str`, *optional*): Its folder.
-        data (`str`): Name of the evaluated data set.
-        split (`str`, *optional*): Its evaluated split.
-
-    Returns:
-        `dict`: `protocol`, "trained-on" if a run trained on this data set and the split may hold its images,
-        "chosen-on" if one was validated on it, otherwise "unknown"; `thresholds`, "unconfirmed" if a run was validated
-        on it, otherwise "fixed"; and `left_out`, empty.
-    """
-    path = Path(checkpoint or "", FILE)
-    summary = json.loads(path.read_text()) if path.is_file() else None
-    trained = chosen = False
-    while summary is not None:
-        trained |= split in ("train", None) and data in [part["name"] for part in summary["data"]]
-        chosen |= split in ("val", None) and data in [part["name"] for part in summary["validation"]]
-        summary = summary["before"]
-    return {
-        "protocol": "trained-on" if trained else "chosen-on" if chosen else "unknown",
-        "thresholds": "unconfirmed" if chosen else "fixed",
-        "left_out": {},
-    }
 
 
 def _counted(source: str, groups: list[str]) -> dict[str, Any]:
