@@ -388,7 +388,7 @@ def test_the_command_writes_card_and_readme(folder, tmp_path, capsys):
     assert metadata_load(copy / "README.md")["license"] == "mit"
     assert 'model="org/tiny"' in (copy / "README.md").read_text()
     text = readme.read_text()
-    assert text.startswith("before\n<!-- results -->\n| prompt |")
+    assert text.startswith("before\n<!-- results -->\n| data |")
     assert text.endswith("<!-- /results -->\nafter\n")
     assert "old" not in text
     assert str(copy / "README.md") in capsys.readouterr().out
