@@ -111,7 +111,9 @@ def find_lesions(mask: np.ndarray, probability: np.ndarray, uncertainty: np.ndar
         box = int(left), int(top), int(right) + 1, int(bottom) + 1
         window = slice(box[1], box[3]), slice(box[0], box[2])
         inside = pieces[window] == number
-        found.append(Lesion(box, inside, *(float(values[window][inside].mean()) for values in (probability, uncertainty))))
+        found.append(
+            Lesion(box, inside, *(float(values[window][inside].mean()) for values in (probability, uncertainty)))
+        )
     return sorted(found, key=lambda lesion: -lesion.area)
 
 
@@ -178,9 +180,7 @@ def components(mask: np.ndarray, corners: bool = True) -> tuple[np.ndarray, int]
     return pieces, len(roots)
 
 
-def axes(
-    mask: np.ndarray, spacing: tuple[float, float] = (1.0, 1.0), corner: tuple[int, int] = (0, 0)
-) -> Axes:
+def axes(mask: np.ndarray, spacing: tuple[float, float] = (1.0, 1.0), corner: tuple[int, int] = (0, 0)) -> Axes:
     """
     The longest line between two points of the mask's outer edge, and the longest across its convex hull at right
     angles to it.
