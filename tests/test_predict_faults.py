@@ -88,7 +88,8 @@ def test_an_output_that_holds_the_inputs(run, scans):
 
 
 @pytest.mark.parametrize(
-    "files", [("s.PNG", "s_mask.PNG"), ("images/s.png", "masks/s.png"), ("Images/s.tif", "GT/s.bmp"), ("s.png", "S_Mask.Png")]
+    "files",
+    [("s.PNG", "s_mask.PNG"), ("images/s.png", "masks/s.png"), ("Images/s.tif", "GT/s.bmp"), ("s.png", "S_Mask.Png")],
 )
 @pytest.mark.parametrize("pattern", ["", "*", "**/*"])
 def test_masks_are_no_scans(tmp_path, files, pattern):

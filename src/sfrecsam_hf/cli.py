@@ -260,8 +260,8 @@ def _print_predictions(report: "PredictionReport", output: str) -> None:
     print(f"{len(report.rows)} images segmented{kept}.")
     print("presence: probability of a lesion; area: of all lesions; diameter: of the largest; uncertainty: in bits.")
     print(
-        f"In {shown(output)}: predictions.csv (a row per image), lesions.csv (a row per lesion), columns.txt (what their "
-        "columns mean), and for each image NAME_overlay.png, NAME_mask.png, NAME_uncertainty.png, NAME_corrections.png."
+        f"In {shown(output)}: predictions.csv (a row per image), lesions.csv (a row per lesion), columns.txt (what "
+        "their columns mean), and for each image NAME_overlay.png, _mask.png, _uncertainty.png and _corrections.png."
     )
     for line in report.left_out:
         print(line)

@@ -62,7 +62,9 @@ def _device(name: str | None) -> torch.device:
     kinds = ["cpu"] if accelerator is None else ["cpu", accelerator.type]
     try:
         device = torch.device(name if not name.isdecimal() else "")  # a number alone would mean an accelerator
-        there = device.type in kinds and (device.type == "cpu" or (device.index or 0) < torch.accelerator.device_count())
+        there = device.type in kinds and (
+            device.type == "cpu" or (device.index or 0) < torch.accelerator.device_count()
+        )
     except RuntimeError:
         there = False
     if not there:
