@@ -131,6 +131,27 @@ class SFRecSamConfig(SamConfig):
     """
 
     model_type = "sfrecsam"
+    # What `transformers.Trainer` leaves out of its predictions: all of [`SFRecSamOutput`] but the masks.
+    keys_to_ignore_at_inference = [
+        "loss_terms",
+        "iou_scores",
+        "initial_masks",
+        "coarse_masks",
+        "mean_probability",
+        "predictive_entropy",
+        "mutual_information",
+        "suspicious_region",
+        "false_positive_probability",
+        "false_negative_probability",
+        "presence_logits",
+        "prompt_points",
+        "prompt_labels",
+        "prompt_boxes",
+        "prompt_is_automatic",
+        "scan_boxes",
+        "vision_hidden_states",
+        "vision_attentions",
+    ]
     sub_configs_defaults = {
         "prompt_encoder_config": SamPromptEncoderConfig,
         "mask_decoder_config": SamMaskDecoderConfig,
