@@ -139,7 +139,7 @@ class Names:
         if len(exact or found) > 1:
             both = " and ".join(sample.name for sample in found[:2])
             raise ValueError(f"{row.place} names {asked!r}, which may be {both}; give the path below the data set.")
-        return (exact or found or [None])[0]
+        return next(iter(exact or found), None)
 
 
 def _samples(
