@@ -352,10 +352,12 @@ def _push(run: str, name: str, **options: typing.Any) -> None:
 
 def _push_data(source: str, name: str, split: str | None, splits: str | None, **options: typing.Any) -> None:
     from .data.loading import load_folder
+    from .data.splits import load_parts
     from .publishing.push import checked_name, push_data
 
     checked_name(name)
-    print(f"published: {push_data(load_folder(source, splits, split), name, split=split, **options)}")
+    dataset = load_parts(source, splits) if split is None else load_folder(source, splits, split)
+    print(f"published: {push_data(dataset, name, split=split, **options)}")
 
 
 def _demo(model: str | None, port: int | None) -> None:
