@@ -58,8 +58,8 @@ class Segmentation:
 
     def measurements(self) -> dict[str, float | int | list[int] | None]:
         """
-        Presence, number of lesions and area of all, box `[x1, y1, x2, y2]` and [`diameters`] of the largest, in pixels,
-        and the mean uncertainty inside the mask, or of the image where it is empty.
+        Presence, number of lesions and area of all, box `[x1, y1, x2, y2]` and [`diameters`] of the largest, in
+        pixels, and the mean uncertainty inside the mask, or of the image where it is empty.
         """
         largest = self.lesions[0].measurements() if self.lesions else {}
         return {
@@ -137,8 +137,8 @@ def segmentations(
 
 def smoothed(probability: Tensor) -> Tensor:
     """
-    Probabilities blurred by less than a pixel of the model's own mask. An outline cut from them after they are enlarged is
-    smooth at the image's resolution; one cut from the mask has steps as large as the mask's pixels.
+    Probabilities blurred by less than a pixel of the model's own mask. An outline cut from them after they are
+    enlarged is smooth at the image's resolution; one cut from the mask has steps as large as the mask's pixels.
 
     Args:
         probability (`torch.Tensor` of shape `(maps, height, width)`): In [0, 1], at the resolution of the mask.
