@@ -53,8 +53,8 @@ class Segmentation:
 
     def measurements(self) -> dict[str, float | int | list[int] | None]:
         """
-        Presence, number of lesions and area of all, box `[x1, y1, x2, y2]` and [`diameters`] of the largest, in pixels,
-        and the mean uncertainty inside the mask, or of the image where it is empty.
+        Presence, number of lesions and area of all, box `[x1, y1, x2, y2]` and [`diameters`] of the largest, in
+        pixels, and the mean uncertainty inside the mask, or of the image where it is empty.
         """
         largest = self.lesions[0].measurements() if self.lesions else {}
         return {
