@@ -52,6 +52,13 @@ class Lesion:
         """Number of pixels."""
         return int(self.inside.sum())
 
+    def placed(self, shape: tuple[int, int]) -> np.ndarray:
+        """Its mask in an image of this `(height, width)`."""
+        left, top, right, bottom = self.box
+        mask = np.zeros(shape, dtype=bool)
+        mask[top:bottom, left:right] = self.inside
+        return mask
+
     def axes(self, spacing: tuple[float, float] = (1.0, 1.0)) -> Axes:
         """Its [`axes`], at their place in the image."""
         return axes(self.inside, spacing, self.box[:2])
@@ -104,7 +111,9 @@ def find_lesions(mask: np.ndarray, probability: np.ndarray, uncertainty: np.ndar
         box = int(left), int(top), int(right) + 1, int(bottom) + 1
         window = slice(box[1], box[3]), slice(box[0], box[2])
         inside = pieces[window] == number
-        found.append(Lesion(box, inside, *(float(values[window][inside].mean()) for values in (probability, uncertainty))))
+        found.append(
+            Lesion(box, inside, *(float(values[window][inside].mean()) for values in (probability, uncertainty)))
+        )
     return sorted(found, key=lambda lesion: -lesion.area)
 
 
@@ -171,9 +180,7 @@ def components(mask: np.ndarray, corners: bool = True) -> tuple[np.ndarray, int]
     return pieces, len(roots)
 
 
-def axes(
-    mask: np.ndarray, spacing: tuple[float, float] = (1.0, 1.0), corner: tuple[int, int] = (0, 0)
-) -> Axes:
+def axes(mask: np.ndarray, spacing: tuple[float, float] = (1.0, 1.0), corner: tuple[int, int] = (0, 0)) -> Axes:
     """
     The longest line between two points of the mask's outer edge, and the longest across its convex hull at right
     angles to it.

@@ -12,16 +12,18 @@ import PIL.Image
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import BatchFeature
+from transformers import BatchFeature, PreTrainedModel
 
 from .image_processing_sfrecsam import SFRecSamImageProcessorPil
 from .image_reading import read_rgb
 from .lesions import Lesion, axes, find_lesions, tidied
 from .mirrored_view import both_views
-from .modeling_sfrecsam import SFRecSamModel, SFRecSamOutput
+from .model_outputs import SFRecSamOutput
+
+MAPS = ("mask", "initial_mask", "probability", "initial_probability", "final_probability", "uncertainty")
 
 
-BLUR = 0.5  # in pixels of the model's mask; 1 costs 0.002 Dice
+BLUR = 0.75  # in pixels of the model's mask
 
 
 @dataclass
@@ -33,6 +35,7 @@ class Segmentation:
         mask (`numpy.ndarray` of shape `(height, width)`): Boolean, final.
         initial_mask (`numpy.ndarray` of shape `(height, width)`): Boolean, before correction.
         probability (`numpy.ndarray` of shape `(height, width)`): Mean lesion probability of the samples, in [0, 1].
+        initial_probability (`numpy.ndarray` of shape `(height, width)`): Of the initial mask, in [0, 1].
         final_probability (`numpy.ndarray` of shape `(height, width)`): Of the corrected mask, in [0, 1].
         uncertainty (`numpy.ndarray` of shape `(height, width)`): Predictive entropy in bits, in [0, 1].
         presence (`float`): Probability in [0, 1] that there is a lesion.
@@ -42,6 +45,7 @@ class Segmentation:
     mask: np.ndarray
     initial_mask: np.ndarray
     probability: np.ndarray
+    initial_probability: np.ndarray
     final_probability: np.ndarray
     uncertainty: np.ndarray
     presence: float
@@ -121,6 +125,7 @@ def segmentations(
                 mask=masks[0],
                 initial_mask=masks[1],
                 probability=probability.cpu().numpy(),
+                initial_probability=initial.cpu().numpy(),
                 final_probability=final.cpu().numpy(),
                 uncertainty=uncertainty.cpu().numpy(),
                 presence=float(presence[index]),
@@ -132,13 +137,13 @@ def segmentations(
 
 def smoothed(probability: Tensor) -> Tensor:
     """
-    Probabilities blurred by half a pixel of the model's own mask. An outline cut from them after they are enlarged is
+    Probabilities blurred by less than a pixel of the model's own mask. An outline cut from them after they are enlarged is
     smooth at the image's resolution; one cut from the mask has steps as large as the mask's pixels.
 
     Args:
         probability (`torch.Tensor` of shape `(maps, height, width)`): In [0, 1], at the resolution of the mask.
     """
-    weights = torch.exp(-torch.tensor([-1.0, 0.0, 1.0], device=probability.device) ** 2 / (2 * BLUR**2))
+    weights = torch.exp(-(torch.tensor([-1.0, 0.0, 1.0], device=probability.device) ** 2) / (2 * BLUR**2))
     kernel = torch.outer(weights, weights) / weights.sum() ** 2
     padded = F.pad(probability[:, None], (1, 1, 1, 1), mode="replicate")
     return F.conv2d(padded, kernel[None, None])[:, 0]
@@ -153,7 +158,7 @@ def _tidied(mask: np.ndarray, picture: PIL.Image.Image, scan_box: list[int] | No
 
 
 def segment(
-    model: SFRecSamModel, processor: Any, images: Iterable[Any], batch_size: int = 4, **options: Any
+    model: PreTrainedModel, processor: Any, images: Iterable[Any], batch_size: int = 4, **options: Any
 ) -> Iterator[Segmentation]:
     """
     Segments any number of images, a batch at a time, in constant memory.
@@ -178,7 +183,7 @@ def segment(
 
 
 def segment_batch(
-    model: SFRecSamModel, processor: Any, pairs: list[tuple[Any, dict[str, Any]]], **options: Any
+    model: PreTrainedModel, processor: Any, pairs: list[tuple[Any, dict[str, Any]]], **options: Any
 ) -> list[Segmentation]:
     """
     Segments images in one forward pass.
@@ -192,16 +197,16 @@ def segment_batch(
     return _answer(model, processor, *_prepare(processor, pairs), **options)
 
 
-def _next_batch(processor: Any, images: Iterator[Any], batch_size: int) -> tuple[list[PIL.Image.Image], BatchFeature] | None:
+def _next_batch(
+    processor: Any, images: Iterator[Any], batch_size: int
+) -> tuple[list[PIL.Image.Image], BatchFeature] | None:
     batch = list(islice(images, batch_size))
     if not batch:
         return None
     return _prepare(processor, [entry if isinstance(entry, tuple) else (entry, {}) for entry in batch])
 
 
-def _prepare(
-    processor: Any, pairs: list[tuple[Any, dict[str, Any]]]
-) -> tuple[list[PIL.Image.Image], BatchFeature]:
+def _prepare(processor: Any, pairs: list[tuple[Any, dict[str, Any]]]) -> tuple[list[PIL.Image.Image], BatchFeature]:
     pictures = [read_rgb(image, name=f"image {index}") for index, (image, _) in enumerate(pairs)]
     kinds = {name for _, prompts in pairs for name in prompts}
     prompts = {name: [given.get(name) for _, given in pairs] for name in kinds}
@@ -210,7 +215,7 @@ def _prepare(
 
 @torch.inference_mode()
 def _answer(
-    model: SFRecSamModel,
+    model: PreTrainedModel,
     processor: Any,
     pictures: list[PIL.Image.Image],
     inputs: BatchFeature,
