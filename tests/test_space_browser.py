@@ -346,8 +346,6 @@ def test_all_is_reached_in_order_without_a_mouse(visit):
     page.keyboard.press("Tab")
     page.keyboard.press("Enter")
     expect_image(page, PICKED[1].name)
-    for name in ("#samples-slider", "#suspicion-slider", "#presence-slider", "#correctors", "#millimetres"):
-        tab_to(page, name)
     tab_to(page, "#viewer [data-tool]")
     page.keyboard.press("ArrowRight")
     expect(page.get_by_role("radio", name="Background")).to_be_checked()
@@ -365,6 +363,8 @@ def test_all_is_reached_in_order_without_a_mouse(visit):
         tab_to(page, f"#viewer {name}")
     for name in ("mask", "overlay", "numbers"):
         tab_to(page, f"#download-{name}")
+    for name in ("#samples-slider", "#suspicion-slider", "#presence-slider", "#correctors", "#millimetres"):
+        tab_to(page, name)
     numbers = json.loads(Path(downloaded(page, "numbers").path()).read_text())
     assert len(numbers["guidance"]["points"]) == 1
     assert numbers["guidance"]["box"]
