@@ -61,6 +61,15 @@ def _parser() -> argparse.ArgumentParser:
     job.add_argument("--columns", nargs="+", default=["auto", "oracle-point"], help="prompts (%(default)s)")
     _add_inference(job)
 
+    job = jobs.add_parser("adapt", help="fit a checkpoint to the scans of another hospital, with 10 to 50 of them")
+    job.set_defaults(job=_adapt)
+    job.add_argument("--data", required=True, metavar="SITE", help="folder or zip with the site's images and masks")
+    job.add_argument("--output", required=True, help="folder for the difference to the base, and the report")
+    job.add_argument("--images", type=int, help="so many images, drawn at random; all if left out")
+    job.add_argument("--model", help="the base: checkpoint folder or Hub name; the bundled one if left out")
+    job.add_argument("--steps", type=int, default=40, help="optimizer steps of each fit (%(default)s)")
+    job.add_argument("--seed", type=int, default=0, help="of the drawing, the folds and the fit (%(default)s)")
+
     job = jobs.add_parser("card", help="write the model card of a model repository from its results")
     job.set_defaults(job=_card)
     job.add_argument("folder", help="holds a checkpoint, its results.json and figures; README.md is written there")
@@ -227,6 +236,32 @@ def _evaluate(
     write_report(Path(output), results, pixels, dataset, redraw)
     print(table(results))
     print(f"results.json, results.md, worst.png and reliability.png are in {output}")
+
+
+def _adapt(data: str, output: str, images: int | None, model: str | None, steps: int, seed: int) -> int:
+    import numpy as np
+
+    from .data.loading import load_folder
+    from .inference.checkpoints import load_checkpoint
+    from .training.adapt import Fit, adapt, table
+
+    site = load_folder(data)
+    if images is not None:
+        if not 1 <= images <= len(site):
+            raise ValueError(f"--images {images} must be between 1 and {len(site)}, the images in {data}.")
+        site = site.select(np.sort(np.random.default_rng(seed).choice(len(site), images, replace=False)))
+    loaded, processor = load_checkpoint(model)
+    kept, versions = adapt(loaded, processor, site, output, model, Fit(steps=steps, seed=seed))
+    print(table(versions))
+    if kept == "base":
+        print(
+            f"sfrecsam: adapting does not help on images of {data} that the fit did not see; go on with the base. The "
+            f"report is in {output}.",
+            file=sys.stderr,
+        )
+        return 2
+    print(f"kept: {kept}; use it with --model {output}")
+    return 0
 
 
 def _card(folder: str, name: str, license: str, readme: str | None) -> None:

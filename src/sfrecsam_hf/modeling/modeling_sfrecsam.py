@@ -91,7 +91,8 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str, *model_args, **kwargs) -> "SFRecSamModel":
         """
-        As for any model. Of a checkpoint that holds only adapters, the SAM below them is fetched too.
+        As for any model. Of a checkpoint that holds only adapters, the SAM below them is fetched too; of one that
+        holds a site's adaptation, the checkpoint below it.
 
         Raises:
             FileNotFoundError: That SAM is not in reach.
@@ -100,7 +101,14 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
         from safetensors import SafetensorError
 
         from .adapters_only import load_base
+        from .site_adaptation import load_adapted
 
+        access = {name: kwargs[name] for name in ("token", "cache_dir", "local_files_only") if name in kwargs}
+        settings, _ = SFRecSamConfig.get_config_dict(
+            pretrained_model_name_or_path, revision=kwargs.get("revision"), **access
+        )
+        if settings.get("adapted_from"):
+            return load_adapted(cls, pretrained_model_name_or_path, settings, *model_args, **kwargs)
         try:
             loaded = super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
         except SafetensorError as error:
@@ -110,8 +118,7 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
             ) from error
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         if model.config.adapters_only:
-            access = ("token", "cache_dir", "local_files_only")
-            load_base(model, **{name: kwargs[name] for name in access if name in kwargs})
+            load_base(model, **access)
             model.config.adapters_only = False
         return loaded
 
