@@ -122,7 +122,8 @@ def predict(network: torch.nn.Module, processor: Any, dataset: Dataset) -> list[
     for image in dataset["image"]:
         inputs = processor(image, return_tensors="pt")
         logits = network(inputs["pixel_values"][:, :1])[0, 0]
-        masks.append(processor.restore(logits, (image.height, image.width)).numpy() > 0)
+        scan_box = inputs["scan_boxes"][0].tolist()
+        masks.append(processor.restore(logits, (image.height, image.width), scan_box).numpy() > 0)
     return masks
 
 

@@ -3,6 +3,7 @@
 Frames are encoded and prompted by themselves in batches. Then, in their order: where the mask leaps away from the
 lesion of the frame before, or the user pointed at one, the frame is decoded again from the box of that lesion, which
 costs no encoder pass. Last, probabilities are averaged over a few neighbouring frames and presence switches late.
+Frames before the one that the user pointed at are encoded twice: once backward, to find the lesion on each of them.
 """
 
 import itertools
@@ -12,11 +13,13 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import PIL.Image
+import torch
 from scipy import ndimage
 
 from ..data.clips import Clip
 from ..modeling.modeling_sfrecsam import SFRecSamModel
-from ..modeling.segmentation import Segmentation, segment, segment_batch
+from ..modeling.segmentation import Segmentation, segmentations
 
 WINDOW = (1, 2, 3, 2, 1)  # weights of a frame's neighbours; speckle moves, borders hardly do
 SAME = 0.2  # IoU with the frame before, above which it is the same lesion
@@ -108,6 +111,33 @@ def _present(found: Iterable[Segmentation], threshold: float, linger: float) -> 
         yield one if there else replace(one, mask=np.zeros_like(one.mask))
 
 
+class _Encoded:
+    """A batch of frames after their encoder pass; any of them can be prompted again, for the decoder's cost alone."""
+
+    @torch.inference_mode()
+    def __init__(self, model: SFRecSamModel, processor: Any, frames: list[PIL.Image.Image]):
+        self.model, self.processor = model, processor
+        inputs = processor.image_processor(frames, return_tensors="pt")
+        self.sizes, self.boxes = inputs["original_sizes"], inputs["scan_boxes"]
+        self.embeddings = model.get_image_embeddings(
+            inputs["pixel_values"].to(model.device, model.dtype), inputs["reshaped_input_sizes"].to(model.device)
+        )
+
+    @torch.inference_mode()
+    def answer(self, indices: list[int], prompts: list[dict[str, Any]], options: dict[str, Any]) -> list[Segmentation]:
+        """The frames of these indices, each with its prompts or none."""
+        chosen = torch.tensor(indices)
+        kinds = {name for given in prompts for name in given}
+        sizes, boxes = self.sizes[chosen], self.boxes[chosen]
+        mapped = self.processor.map_prompts(
+            sizes, boxes, **{name: [given.get(name) for given in prompts] for name in kinds}
+        )
+        mapped = {name: torch.as_tensor(value, device=self.model.device) for name, value in mapped.items()}
+        embeddings = self.embeddings.repeat(chosen.to(self.model.device))
+        outputs = self.model(image_embeddings=embeddings, scan_boxes=boxes, **mapped, **options)
+        return segmentations(outputs, sizes.tolist(), self.processor.image_processor)
+
+
 def _followed(
     model: SFRecSamModel,
     processor: Any,
@@ -121,14 +151,15 @@ def _followed(
     frames = iter(clip)
     first = 0
     while batch := list(itertools.islice(frames, batch_size)):
+        encoded = _Encoded(model, processor, batch)
         given = [
             prompts.get(index) or ({"input_boxes": [boxes[index]]} if index in boxes else {})
             for index in range(first, first + len(batch))
         ]
-        answers = segment_batch(model, processor, list(zip(batch, given, strict=True)), **options)
-        for frame, prompt, answer in zip(batch, given, answers, strict=True):
-            if not prompt and last is not None and (box := _to_follow(last, answer, bool(prompts))) is not None:
-                (answer,) = segment_batch(model, processor, [(frame, {"input_boxes": [box]})], **options)
+        for index, first_answer in enumerate(encoded.answer(list(range(len(batch))), given, options)):
+            answer = first_answer
+            if not given[index] and last is not None and (box := _to_follow(last, answer, bool(prompts))) is not None:
+                (answer,) = encoded.answer([index], [{"input_boxes": [box]}], options)
             last = answer if answer.mask.any() else None
             yield answer
         first += len(batch)
@@ -143,7 +174,7 @@ def _boxes_before(
         return boxes
     prompt = prompts[start]
     for index, frame in zip(range(start, -1, -1), clip.backwards(start), strict=True):
-        (answer,) = segment(model, processor, [(frame, prompt)], **options)
+        (answer,) = _Encoded(model, processor, [frame]).answer([0], [prompt], options)
         if not answer.mask.any():
             break
         prompt = {"input_boxes": [_loose_box(answer.mask)]}

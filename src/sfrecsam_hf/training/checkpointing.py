@@ -87,7 +87,7 @@ def replaced(path: Path, main: bool = True) -> Iterator[Path]:
             fresh.replace(path)
     except (OSError, RuntimeError, SafetensorError) as error:  # PyTorch and safetensors have their own for a full disk
         _remove(fresh)
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).split("\n")[0]
+        reason = "PyTorch cannot write it" if isinstance(error, RuntimeError) else getattr(error, "strerror", error)
         free = shutil.disk_usage(path.parent).free / 1e6
         raise OSError(
             f"{path} could not be written ({reason}; {free:.0f} MB are free there). What was saved before is whole: "
