@@ -109,6 +109,7 @@ def _parts(name: str) -> list[str]:
 def _picture(path: Path) -> Clip:
     try:
         with PIL.Image.open(path) as image:
+            image.load()  # before it, WebP does not tell how long a frame lasts
             frames, milliseconds = getattr(image, "n_frames", 1), image.info.get("duration") or 1000 / RATE
     except (OSError, SyntaxError, ValueError) as error:
         raise ValueError(f"{path} is not a clip that Pillow can read; export it as GIF, MP4 or DICOM.") from error
