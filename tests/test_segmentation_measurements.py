@@ -12,7 +12,7 @@ from sfrecsam_hf.modeling.segmentation import Segmentation, diameters
 
 def measured(mask: np.ndarray) -> dict:
     ramp = np.linspace(0, 1, mask.size).reshape(mask.shape)
-    return Segmentation(mask, mask, ramp, ramp, ramp, presence=0.75, score=0.5).measurements()
+    return Segmentation(mask, mask, ramp, ramp, ramp, ramp, presence=0.75, score=0.5).measurements()
 
 
 def test_a_rectangle():

@@ -28,7 +28,7 @@ def settings(folder: Path, output: Path, **changes) -> TrainingConfig:
         "click_share": 0.0,
         "box_share": 0.3,
         "mc_samples": 1,
-        "save_steps": 2,
+        "save_steps": 6,  # one state in the middle of the last epoch, and none in stage 2 before its first best model
         "tracker": None,
         "overlays": 0,
     }

@@ -1,12 +1,12 @@
 """SF-RecSAM for breast-ultrasound lesion segmentation, native to transformers and the Hugging Face Hub.
 
-Names are imported when they are first used, so that `import sfrecsam_hf` and `sfrecsam --help` stay light.
+The import registers SF-RecSAM with transformers' Auto classes. What only some jobs need is imported when it is used.
 """
 
 from importlib import import_module
 from typing import Any
 
-from .registration import register_with_transformers
+from .registration import register
 
 __version__ = "0.2.0"
 
@@ -38,7 +38,7 @@ _MODULE_OF = {
 __all__ = sorted(_MODULE_OF)
 
 
-register_with_transformers()
+register()
 
 
 def __getattr__(name: str) -> Any:

@@ -7,6 +7,9 @@ import PIL.Image
 import PIL.ImageDraw
 from scipy import ndimage
 
+from ..modeling.image_reading import read_rgb
+
+LINE = 2
 CONTOUR = (255, 194, 10)
 TRUTH = (64, 176, 255)
 ADDED = (26, 133, 255)
@@ -30,8 +33,8 @@ def overlay(image: PIL.Image.Image, mask: np.ndarray, truth: np.ndarray | None =
         mask (`numpy.ndarray` of shape `(height, width)`): Boolean, of the image's size.
         truth (`numpy.ndarray` of shape `(height, width)`, *optional*): Boolean.
     """
-    pixels = np.array(image.convert("RGB"))
-    thickness = max(1, round(max(pixels.shape) / 300))
+    pixels = np.array(read_rgb(image))
+    thickness = max(LINE, round(max(pixels.shape) / 300))
     if truth is not None:
         pixels[contour(truth, thickness)] = TRUTH
     pixels[contour(mask, thickness)] = CONTOUR
@@ -63,8 +66,37 @@ def corrections(image: PIL.Image.Image, initial: np.ndarray, final: np.ndarray) 
     return PIL.Image.fromarray(pixels)
 
 
+def outline_sheet(
+    images: list[PIL.Image.Image],
+    masks: list[np.ndarray],
+    truths: list[np.ndarray],
+    captions: list[str],
+    side: int = 256,
+) -> PIL.Image.Image:
+    """
+    A [`contact_sheet`] of outlines. Images are shrunk before the lines are drawn, so that the lines stay visible.
+
+    Args:
+        images (`list[PIL.Image.Image]`): At least one, of any mode.
+        masks (`list[numpy.ndarray]` of shape `(height, width)`): Boolean, of each image's size.
+        truths (`list[numpy.ndarray]` of shape `(height, width)`): The true masks.
+        captions (`list[str]`): One line each.
+        side (`int`): Longest side of a tile.
+    """
+    tiles = []
+    for image, *pair in zip(images, masks, truths, strict=True):
+        small = read_rgb(image)
+        small.thumbnail((side, side))
+        tiles.append(overlay(small, *(np.asarray(PIL.Image.fromarray(mask).resize(small.size)) for mask in pair)))
+    return contact_sheet(tiles, captions, side, key={"model": CONTOUR, "annotator": TRUTH})
+
+
 def contact_sheet(
-    tiles: list[PIL.Image.Image], captions: list[str], side: int = 256, columns: int | None = None
+    tiles: list[PIL.Image.Image],
+    captions: list[str],
+    side: int = 256,
+    columns: int | None = None,
+    key: dict[str, tuple[int, int, int]] | None = None,
 ) -> PIL.Image.Image:
     """
     Pictures side by side, each shrunk to `side` pixels and captioned.
@@ -74,15 +106,22 @@ def contact_sheet(
         captions (`list[str]`): One line each.
         side (`int`): Longest side of a tile.
         columns (`int`, *optional*): Tiles in a row; a landscape sheet if not given.
+        key (`dict[str, tuple[int, int, int]]`, *optional*): What each colour means, for a line at the bottom.
     """
     columns = columns or math.ceil(math.sqrt(len(tiles) * 1.5))
     line = 16
-    sheet = PIL.Image.new("RGB", (columns * side, math.ceil(len(tiles) / columns) * (side + line)))
+    rows = math.ceil(len(tiles) / columns)
+    sheet = PIL.Image.new("RGB", (columns * side, rows * (side + line) + line * bool(key)), "white")
     draw = PIL.ImageDraw.Draw(sheet)
     for index, (tile, caption) in enumerate(zip(tiles, captions, strict=True)):
         left, top = index % columns * side, index // columns * (side + line)
         shrunk = tile.convert("RGB")
         shrunk.thumbnail((side, side))
         sheet.paste(shrunk, (left, top + line))
-        draw.text((left + 2, top + 2), caption, fill="white")
+        draw.text((left + 2, top + 2), caption, fill="black")
+    left, top = 2, rows * (side + line)
+    for name, colour in (key or {}).items():
+        draw.rectangle((left, top + 3, left + 16, top + 12), fill=colour)
+        draw.text((left + 22, top + 2), name, fill="black")
+        left += 36 + round(draw.textlength(name))
     return sheet

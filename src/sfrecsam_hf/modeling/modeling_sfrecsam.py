@@ -540,6 +540,7 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
     ) -> dict[str, Tensor]:
         batch, prompts, alternatives = decoded.iou_scores.shape
         images, target = checked_labels(labels, batch, prompts, prompt_labels)
+        valid = prompted.image_embeddings.valid_region
         terms = {}
         if self.training_stage != 2:
             three = self.decode(prompted, multimask_output=True)
@@ -550,9 +551,10 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
                 decoded.presence_logits,
                 decoded.initial_masks.flatten(0, 1),
                 decoded.iou_scores.flatten(0, 1),
+                valid,
             )
             terms["multimask"] = multimask_loss(
-                three.initial_masks.flatten(0, 1), three.iou_scores.flatten(0, 1), target
+                three.initial_masks.flatten(0, 1), three.iou_scores.flatten(0, 1), target, valid
             )
         if correction is not None:
             terms |= correction_losses(
@@ -566,6 +568,7 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
                 ),
                 one_per_row(correction.entropy_logits),
                 one_per_row(correction.predictive_entropy),
+                valid,
             )
         return terms
 

@@ -5,6 +5,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from .card_tables import public_name
+
 MARKED = re.compile(r"(<!-- results -->\n).*?(<!-- /results -->)", flags=re.DOTALL)
 HEADS = (
     "data",
@@ -47,7 +49,7 @@ def readme_table(folder: str | Path) -> str:
         rival = path.with_name("baseline.json")
         lines.append(
             (
-                results["data"],
+                public_name(results["data"]),
                 str(auto["images"]),
                 f"**{_with_interval(auto['dice'], 'mean')}**",
                 _baseline(json.loads(rival.read_text(encoding="utf-8"))) if rival.is_file() else "–",

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers import get_scheduler
 
-from ..data.splits import load_splits
+from ..data.splits import resolve
 from ..modeling.configuration_sfrecsam import SFRecSamConfig
 from ..modeling.image_processing_sfrecsam import SFRecSamImageProcessorPil
 from ..modeling.modeling_sfrecsam import SFRecSamModel
@@ -89,9 +89,11 @@ class TrainingRun:
                 "another --output."
             )
         set_seed(config.seed)
-        sources = load_splits(config.train, "train", config.splits, config.seed)
+        start = None if config.sam else config.model
+        resolved = resolve(config.train, config.validation, config.splits, config.exclude, start)
+        sources = resolved.train
         self.groups = [source["group"][:] for source in sources]
-        self.validation = Validation(load_splits(config.validation, "val", config.splits, config.seed), config)
+        self.validation = Validation(resolved.validation, config)
         self.accelerator = Accelerator(
             cpu=not torch.accelerator.is_available(),  # or several processes would not find each other
             mixed_precision=config.mixed_precision,
@@ -103,7 +105,7 @@ class TrainingRun:
         )
         processes = self.accelerator.num_processes
         self.progress = Progress() if self.resumed is None else saved_progress(self.resumed, processes)
-        self.checkpoints = Checkpoints(self.output, self.accelerator)
+        self.checkpoints = Checkpoints(self.output, self.accelerator, resolved.record)
         self.history = History(self.output / "history.jsonl")
         sharded = self.accelerator.distributed_type == DistributedType.FSDP
         if sharded and (config.ema_decay or not self.accelerator.is_fsdp2):
