@@ -1,15 +1,20 @@
 """Clips: every kind is read frame by frame, a lesion is followed both ways, and masks do not flicker."""
 
+import csv
+
 import numpy as np
 import PIL.Image
+import PIL.ImageSequence
 import pytest
 from conftest import SAMPLES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sfrecsam_hf.data.clips import Clip, is_clip, open_clip
+from sfrecsam_hf.inference import clips
 from sfrecsam_hf.inference.checkpoints import load_checkpoint
 from sfrecsam_hf.inference.clips import flicker, segment_clip, steady
+from sfrecsam_hf.inference.predict_clip import predict_clip
 from sfrecsam_hf.modeling.segmentation import Segmentation, segment
 
 COUNT = 7
@@ -144,7 +149,9 @@ def test_a_click_is_followed_forward_and_backward(loaded):
 
 def answer(probability: np.ndarray, presence: float = 1.0) -> Segmentation:
     mask = probability > 0.5
-    return Segmentation(mask, mask, probability, probability, 1 - np.abs(2 * probability - 1), presence, 0.9)
+    maps = dict.fromkeys(("probability", "initial_probability", "final_probability"), probability)
+    unsure = 1 - np.abs(2 * probability - 1)
+    return Segmentation(mask=mask, initial_mask=mask, uncertainty=unsure, presence=presence, score=0.9, **maps)
 
 
 def test_flickering_masks_become_steady():
@@ -166,12 +173,29 @@ def test_smoothing_keeps_number_order_and_range(values):
         assert [one.presence for one in found] == pytest.approx(values)
 
 
-def test_a_lesion_neither_comes_nor_goes_for_one_frame(loaded, monkeypatch):
-    from sfrecsam_hf.inference import clips
-
+def test_a_lesion_neither_comes_nor_goes_for_one_frame():
     present = [0.9, 0.9, 0.45, 0.9, 0.9, 0.1, 0.05, 0.05, 0.05, 0.05]
     shown = [answer(np.ones((4, 4)), value) for value in present]
     there = [bool(one.mask.any()) for one in clips._present(steady(shown), 0.5, clips.LINGER)]
     assert there == sorted(there, reverse=True), "once it has gone it stays away"
     assert there[2]
     assert not there[-1]
+
+
+def test_the_files_of_a_clip(loaded, tmp_path):
+    model, processor = loaded
+    report = predict_clip(model, processor, as_clip(panned()), tmp_path / "out" / "clip", quiet=True)
+    assert all(path.exists() for path in report.files)
+    assert not list(tmp_path.rglob("*.new"))
+    with PIL.Image.open(tmp_path / "out" / "clip_masks.tiff") as stack:
+        masks = [np.asarray(page) > 0 for page in PIL.ImageSequence.Iterator(stack)]
+    rows = list(csv.DictReader((tmp_path / "out" / "clip_frames.csv").open()))
+    assert len(masks) == len(rows) == report.frames == COUNT
+    assert [int(row["area"]) for row in rows] == [int(mask.sum()) for mask in masks]
+    longest = [float(row["longest_diameter"]) for row in rows]
+    (measure,) = [row for row in rows if row["measure_here"] == "1"]
+    assert float(measure["longest_diameter"]) == max(longest) > 0
+    assert int(measure["frame"]) == report.largest + 1
+    outlined = open_clip(tmp_path / "out" / "clip_outlined.mp4")
+    assert outlined.frames == COUNT
+    assert report.with_lesion == sum(mask.any() for mask in masks)

@@ -116,7 +116,7 @@ class _Encoded:
 
     @torch.inference_mode()
     def __init__(self, model: SFRecSamModel, processor: Any, frames: list[PIL.Image.Image]):
-        self.model, self.processor = model, processor
+        self.model, self.processor, self.frames = model, processor, frames
         inputs = processor.image_processor(frames, return_tensors="pt")
         self.sizes, self.boxes = inputs["original_sizes"], inputs["scan_boxes"]
         self.embeddings = model.get_image_embeddings(
@@ -135,7 +135,8 @@ class _Encoded:
         mapped = {name: torch.as_tensor(value, device=self.model.device) for name, value in mapped.items()}
         embeddings = self.embeddings.repeat(chosen.to(self.model.device))
         outputs = self.model(image_embeddings=embeddings, scan_boxes=boxes, **mapped, **options)
-        return segmentations(outputs, sizes.tolist(), self.processor.image_processor)
+        pictures = [self.frames[index] for index in indices]
+        return segmentations(outputs, sizes.tolist(), self.processor.image_processor, pictures)
 
 
 def _followed(
