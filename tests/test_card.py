@@ -12,13 +12,16 @@ from huggingface_hub import ModelCard, metadata_load, parse_eval_result_entries
 from huggingface_hub.repocard_data import model_index_to_eval_results
 
 from sfrecsam_hf.cli import main
+from sfrecsam_hf.evaluation.measured import Measured
+from sfrecsam_hf.evaluation.pixel_quality import PixelCounts
 from sfrecsam_hf.evaluation.report import read_rows
+from sfrecsam_hf.evaluation.summary import summarised
 from sfrecsam_hf.inference.bundled import bundled_card_template, bundled_checkpoint
 from sfrecsam_hf.publishing.card_tables import Evaluation, what_went_wrong
 from sfrecsam_hf.publishing.model_card import write_card
 
 # What is cited, not measured.
-LITERATURE = ("ECCV 2024", "Data in Brief, 2020", "Medical Physics, 2023", "CC BY 4.0", "CC0", "1, the other 0")
+LITERATURE = ("ECCV 2024", "Data in Brief, 2020", "Medical Physics, 2023", "CC BY 4.0", "CC0", "Scientific Data, 2025")
 MASKS = ("initial", "final")
 NUMBER = re.compile(r"(?<![\w.-])\d+(?:[.,]\d+)*(?![\w])")
 
@@ -385,7 +388,7 @@ def test_the_command_writes_card_and_readme(folder, tmp_path, capsys):
     assert metadata_load(copy / "README.md")["license"] == "mit"
     assert 'model="org/tiny"' in (copy / "README.md").read_text()
     text = readme.read_text()
-    assert text.startswith("before\n<!-- results -->\n| prompt |")
+    assert text.startswith("before\n<!-- results -->\n| data |")
     assert text.endswith("<!-- /results -->\nafter\n")
     assert "old" not in text
     assert str(copy / "README.md") in capsys.readouterr().out
@@ -415,6 +418,25 @@ def test_the_bundled_card_is_what_the_command_writes(tmp_path):
     shutil.copytree(bundled_checkpoint(), copy)
     write_card(copy)
     assert (copy / "README.md").read_text() == (bundled_checkpoint() / "README.md").read_text()
+
+
+def test_the_bundled_results_are_small():
+    for evaluation in Evaluation.all_below(bundled_checkpoint()):
+        assert (evaluation.folder / "results.json").stat().st_size < 100_000
+
+
+def test_data_without_a_lesion_have_a_card(folder, tmp_path):
+    copy = tmp_path / "model"
+    shutil.copytree(folder, copy)
+    shutil.rmtree(copy / "samples")
+    normals = [row for row in rows_of(copy) if not row["lesion"]]
+    measured = Measured(normals, {"auto": PixelCounts.none()}, {"auto": 1.0})
+    (copy / "results.json").write_text(json.dumps(results_of(copy) | summarised(measured)))
+    write_card(copy, "org/tiny")
+    text = (copy / "README.md").read_text()
+    assert f"{len(normals)} images; 0 have a lesion, in 0 groups." in text
+    assert "Normal scans with a mask (false positives):" in text
+    assert not list((copy / ".eval_results").glob("busi.yaml"))
 
 
 def test_no_image_of_busi_is_shipped():

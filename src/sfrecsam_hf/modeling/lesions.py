@@ -52,6 +52,13 @@ class Lesion:
         """Number of pixels."""
         return int(self.inside.sum())
 
+    def placed(self, shape: tuple[int, int]) -> np.ndarray:
+        """Its mask in an image of this `(height, width)`."""
+        left, top, right, bottom = self.box
+        mask = np.zeros(shape, dtype=bool)
+        mask[top:bottom, left:right] = self.inside
+        return mask
+
     def axes(self, spacing: tuple[float, float] = (1.0, 1.0)) -> Axes:
         """Its [`axes`], at their place in the image."""
         return axes(self.inside, spacing, self.box[:2])

@@ -21,7 +21,7 @@ PIXELS = ("hd95", "assd")
 OF_GROUPS = ("dice", "hd95")
 GROUPS = ("benign", "malignant", "small", "medium", "large")
 FOUND = {"iou_50": "lesions found, IoU at least 0.5", "any": "lesions touched by the mask"}
-DATA_SETS = {"busi": "BUSI", "busbra": "BUS-BRA", "busuclm": "BUS-UCLM", "brest": "BrEaST", "breast": "BrEaST"}
+DATA_SETS = {"busi": "BUSI", "busbra": "BUS-BRA", "busuclm": "BUS-UCLM"}
 NEEDED = {"columns", "data", "images", "left_out", "machine", "protocol", "split", "thresholds", "worst"}
 PROTOCOLS = {
     "out-of-fold": "Each image was predicted by a model that had not seen it or its group, in {folds} folds. The "
@@ -93,7 +93,15 @@ class Evaluation:
     @property
     def lesions(self) -> int:
         """Images with a lesion."""
-        return next(iter(self.columns.values()))["final"].get("lesion", {"images": 0})["images"]
+        return self._lesion("images")
+
+    @property
+    def groups(self) -> int:
+        """Groups that they belong to: patients, or duplicates of one frame."""
+        return self._lesion("groups")
+
+    def _lesion(self, number: str) -> int:
+        return next(iter(self.columns.values()))["final"].get("lesion", {}).get(number, 0)
 
     @property
     def measured_on(self) -> str:

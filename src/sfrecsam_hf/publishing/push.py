@@ -10,6 +10,7 @@ from huggingface_hub import HfApi, RepoUrl
 from huggingface_hub.errors import HFValidationError, HTTPError, OfflineModeIsEnabled
 from huggingface_hub.utils import validate_repo_id
 
+from ..data.training_record import FILE as TRAINING_IMAGES
 from ..inference.checkpoints import load_checkpoint
 from ..modeling.adapters_only import additions
 from ..training.summary import FILE as SUMMARY
@@ -145,8 +146,9 @@ def stage(
             for path in found.folder.glob(pattern):
                 if pictures or path.name != "worst.png":
                     shutil.copy(path, target)
-    if (checkpoint / SUMMARY).is_file():
-        shutil.copy(checkpoint / SUMMARY, folder)
+    for record in (SUMMARY, TRAINING_IMAGES):
+        if (checkpoint / record).is_file():
+            shutil.copy(checkpoint / record, folder)
     write_card(folder, name, license)
 
 
