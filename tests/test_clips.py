@@ -1,6 +1,7 @@
 """Clips: every kind is read frame by frame, a lesion is followed both ways, and masks do not flicker."""
 
 import csv
+import shutil
 
 import numpy as np
 import PIL.Image
@@ -10,6 +11,7 @@ from conftest import SAMPLES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sfrecsam_hf.cli import main
 from sfrecsam_hf.data.clips import Clip, is_clip, open_clip
 from sfrecsam_hf.inference import clips
 from sfrecsam_hf.inference.checkpoints import load_checkpoint
@@ -199,3 +201,31 @@ def test_the_files_of_a_clip(loaded, tmp_path):
     outlined = open_clip(tmp_path / "out" / "clip_outlined.mp4")
     assert outlined.frames == COUNT
     assert report.with_lesion == sum(mask.any() for mask in masks)
+
+
+def test_predict_takes_clips_and_stills_and_never_its_own_outputs(tiny_checkpoint, tmp_path, capsys):
+    scans = tmp_path / "scans"
+    scans.mkdir()
+    write("gif", panned(4), scans)
+    write("mp4", panned(4), scans)
+    shutil.copy(SAMPLES / "bus_0180-l.png", scans)
+    command = ["predict", "--model", str(tiny_checkpoint), "--device", "cpu", "--samples", "1"]
+    assert main([*command, str(scans), "--output", str(tmp_path / "out")]) == 0
+    said = capsys.readouterr().out
+    assert "clip.gif: a lesion on" in said
+    assert "clip.mp4: a lesion on" in said
+    assert "1 images segmented" in said
+    shutil.copytree(tmp_path / "out", scans / "moved")
+    assert main([*command, str(scans), "--output", str(tmp_path / "again")]) == 0
+    assert "1 images segmented" in capsys.readouterr().out
+    assert len(list((tmp_path / "again").glob("*_frames.csv"))) == 2
+
+
+def test_a_damaged_clip_stops_no_other(tiny_checkpoint, tmp_path, capsys):
+    write("gif", panned(3), tmp_path)
+    (tmp_path / "broken.mp4").write_bytes(b"no video")
+    command = ["predict", "--model", str(tiny_checkpoint), "--device", "cpu", "--samples", "1"]
+    assert main([*command, str(tmp_path), "--output", str(tmp_path / "out")]) == 2
+    said = capsys.readouterr()
+    assert "broken.mp4" in said.err
+    assert "clip: a lesion on" in said.out

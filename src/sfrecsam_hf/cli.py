@@ -50,13 +50,14 @@ def _parser() -> argparse.ArgumentParser:
 
     job = jobs.add_parser("predict", help="segment images: masks, overlays, uncertainty, corrections and a table")
     job.set_defaults(job=_predict)
-    job.add_argument("inputs", nargs="+", metavar="INPUT", help="image files, folders or globs; DICOM with pydicom")
+    job.add_argument("inputs", nargs="+", metavar="INPUT", help="images, clips, folders or globs; DICOM with pydicom")
     job.add_argument("--output", default="predictions", help="folder to write to (%(default)s)")
     job.add_argument("--point", type=float, nargs=2, metavar=("X", "Y"), help="click on the lesion, in pixels")
     job.add_argument("--box", type=float, nargs=4, metavar=("X1", "Y1", "X2", "Y2"), help="box around the lesion")
     job.add_argument(
         "--resume", action="store_true", help="keep what an earlier run has done with the same file and settings"
     )
+    job.add_argument("--frame", type=int, default=1, help="frame of a clip that --point or --box is on (%(default)s)")
     job.add_argument(
         "--mm-per-pixel", type=float, metavar="MM", help="size of a pixel, for images that do not tell it themselves"
     )
@@ -238,6 +239,7 @@ def _predict(
     box: list[float] | None,
     resume: bool,
     mm_per_pixel: float | None,
+    frame: int,
     **inference: typing.Any,
 ) -> int:
     import math
@@ -256,7 +258,9 @@ def _predict(
     if mm_per_pixel is not None and not 0 < mm_per_pixel < math.inf:
         raise ValueError(f"--mm-per-pixel {mm_per_pixel:g} must be a length above 0.")
     model, processor, batch_size, options = _loaded(**inference)
-    report = predict(model, processor, inputs, output, batch_size, prompts, resume, False, mm_per_pixel, **options)
+    report = predict(
+        model, processor, inputs, output, batch_size, prompts, resume, False, mm_per_pixel, frame, **options
+    )
     if PartialState().is_main_process:
         _print_predictions(report, output)
     return 2 if report.problems else 0
@@ -269,6 +273,9 @@ def _print_predictions(report: "PredictionReport", output: str) -> None:
     for row in report.rows[:40]:
         numbers = f"{row['presence']:8.3f} {row['lesions']:7} {row['area']:8} {row['longest_diameter']:11.1f}"
         print(f"{row['image'][-32:]:32} {numbers} {row['mean_uncertainty']:11.3f}")
+    for name, clip in report.clips.items():
+        measure = "" if clip.largest is None else f"; frame {clip.largest + 1} has the longest diameter: measure there"
+        print(f"{name}: a lesion on {clip.with_lesion} of {clip.frames} frames{measure}.")
     kept = f", {report.kept} of them by an earlier run" if report.kept else ""
     print(f"{len(report.rows)} images segmented{kept}.")
     print("presence: probability of a lesion; area: of all lesions; diameter: of the largest; uncertainty: in bits.")

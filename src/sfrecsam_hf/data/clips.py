@@ -6,15 +6,14 @@ A clip is read one frame at a time, so that memory does not grow with its length
 import itertools
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import PIL.Image
 import PIL.ImageSequence
 
 from ..modeling.image_reading import EXTENSIONS, read_rgb
-from .dicom import is_dicom
+from .dicom import Calibration, as_shown, calibration_of, is_dicom
 
 VIDEO = frozenset({".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".wmv", ".mpg", ".mpeg"})
 RATE = 20.0  # frames a second where the file does not say
@@ -30,12 +29,14 @@ class Clip:
         frames (`int`): How many; 2 or more.
         rate (`float`): Frames a second.
         reader: Yields the frames from an index on, as RGB pictures.
+        calibration ([`Calibration`]): How large a pixel is, where the file tells.
     """
 
     path: Path
     frames: int
     rate: float
     reader: Callable[[int], Iterator[PIL.Image.Image]]
+    calibration: Calibration = field(default_factory=Calibration)
 
     def __iter__(self) -> Iterator[PIL.Image.Image]:
         return self.read()
@@ -145,17 +146,9 @@ def _dicom(path: Path) -> Clip:
 
     def reader(start: int) -> Iterator[PIL.Image.Image]:
         for index, pixels in enumerate(iter_pixels(path, indices=range(start, frames)), start):
-            yield read_rgb(_eight_bits(pixels), name=f"frame {index + 1} of {path}")
+            yield read_rgb(as_shown(header, pixels), name=f"frame {index + 1} of {path}")
 
-    return Clip(path, frames, 1000 / milliseconds, reader)
-
-
-def _eight_bits(pixels: np.ndarray) -> np.ndarray:
-    """Frames of more than 8 bits, by their own range."""
-    if pixels.dtype == np.uint8:
-        return pixels
-    low, high = float(pixels.min()), float(pixels.max())
-    return ((pixels - low) * (255 / max(high - low, 1))).round().astype(np.uint8)
+    return Clip(path, frames, 1000 / milliseconds, reader, calibration_of(header))
 
 
 def _video(path: Path) -> Clip:
@@ -178,3 +171,11 @@ def _video(path: Path) -> Clip:
     except (av.error.FFmpegError, IndexError) as error:
         raise ValueError(f"{path} is not a video that can be decoded; export it as MP4 (H.264) or GIF.") from error
     return Clip(path, frames, rate, lambda start: itertools.islice(decoded(), start, None))
+
+
+def written_by(path: Path) -> str:
+    """The comment of a video file, where programs write their name; empty if there is none."""
+    import av
+
+    with av.open(str(path)) as container:
+        return str(container.metadata.get("comment", ""))

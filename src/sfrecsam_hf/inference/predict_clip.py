@@ -12,16 +12,18 @@ from typing import Any
 
 import numpy as np
 import PIL.Image
+from PIL.PngImagePlugin import PngInfo
 from PIL.TiffImagePlugin import AppendingTiffWriter
 from tqdm import tqdm
 
 from ..data.clips import Clip
-from ..data.dicom import Calibration
 from ..modeling.lesions import tidied
 from ..modeling.modeling_sfrecsam import SFRecSamModel
 from ..modeling.segmentation import Segmentation
 from .clips import flicker, segment_clip
+from .inputs import WRITER
 from .visualization import overlay
+from .writing import replacing
 
 COLUMNS = (
     "frame",
@@ -66,7 +68,7 @@ def predict_clip(
     clip: Clip,
     stem: Path,
     prompts: dict[int, dict[str, Any]] | None = None,
-    calibration: Calibration | None = None,
+    mm_per_pixel: float | None = None,
     quiet: bool = False,
     **options: Any,
 ) -> ClipReport:
@@ -82,7 +84,7 @@ def predict_clip(
         clip ([`Clip`]): From [`~sfrecsam_hf.data.clips.open_clip`].
         stem (`Path`): Where to write, without an ending.
         prompts (`dict[int, dict]`, *optional*): As for [`segment_clip`].
-        calibration ([`Calibration`], *optional*): How large a pixel is.
+        mm_per_pixel (`float`, *optional*): Size of a pixel in clips that do not tell it themselves.
         quiet (`bool`): No progress bar.
         options: As for [`segment_clip`].
     """
@@ -104,7 +106,7 @@ def predict_clip(
             picture = overlay(frame, mask)
             outlined(picture)
             stack(PIL.Image.fromarray(mask.astype(np.uint8) * 255))
-            rows.append(_row(index, one, clip.rate, calibration))
+            rows.append(_row(index, one, clip, mm_per_pixel))
             if mask.any() and (largest is None or rows[-1]["longest_diameter"] > largest[0]):
                 largest = rows[-1]["longest_diameter"], index, picture
             masks = [*masks[-1:], mask]
@@ -118,7 +120,9 @@ def predict_clip(
     _write_rows(files[2], rows)
     if largest is not None:
         files.append(stem.with_name(f"{stem.name}_largest.png"))
-        largest[2].save(files[-1])
+        written_by = PngInfo()
+        written_by.add_text("Software", WRITER)
+        largest[2].save(files[-1], pnginfo=written_by)
     return ClipReport(
         frames=len(rows),
         with_lesion=sum(row["area"] > 0 for row in rows),
@@ -129,12 +133,13 @@ def predict_clip(
     )
 
 
-def _row(index: int, one: Segmentation, rate: float, calibration: Calibration | None) -> dict[str, Any]:
-    spacing = None if calibration is None else calibration.spacing(one.mask)
+def _row(index: int, one: Segmentation, clip: Clip, mm_per_pixel: float | None) -> dict[str, Any]:
+    given = None if mm_per_pixel is None else (mm_per_pixel, mm_per_pixel)
+    spacing = clip.calibration.spacing(one.mask) or given
     lesions = one.lesions
     row: dict[str, Any] = dict.fromkeys(COLUMNS, "") | {
         "frame": index + 1,
-        "seconds": round(index / rate, 3),
+        "seconds": round(index / clip.rate, 3),
         "presence": round(one.presence, 4),
         "area": int(one.mask.sum()),
         "longest_diameter": 0.0,
@@ -150,12 +155,10 @@ def _row(index: int, one: Segmentation, rate: float, calibration: Calibration | 
 
 
 def _write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
-    fresh = path.with_name(f"{path.name}.new")
-    with fresh.open("w", newline="") as file:
+    with replacing(path) as fresh, fresh.open("w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
         writer.writerows(rows)
-    fresh.replace(path)
 
 
 @contextmanager
@@ -163,8 +166,8 @@ def _video(path: Path, rate: float) -> Iterator[Callable[[PIL.Image.Image], None
     """Writes pictures into an MP4, which has its name once it is whole."""
     import av
 
-    fresh = path.with_name(f"{path.name}.new")
-    with av.open(str(fresh), "w", format="mp4") as container:
+    with replacing(path) as fresh, av.open(str(fresh), "w", format="mp4") as container:
+        container.metadata["comment"] = WRITER
         stream = container.add_stream("libx264" if "libx264" in av.codecs_available else "mpeg4")
         stream.rate, stream.pix_fmt = Fraction(rate).limit_denominator(1000), "yuv420p"
 
@@ -177,7 +180,6 @@ def _video(path: Path, rate: float) -> Iterator[Callable[[PIL.Image.Image], None
 
         yield write
         container.mux(stream.encode())
-    fresh.replace(path)
 
 
 @contextmanager
@@ -185,18 +187,18 @@ def _pictures(path: Path, rate: float) -> Iterator[Callable[[PIL.Image.Image], N
     """Writes pictures into a folder, one PNG a frame: without PyAV nothing writes a video frame by frame."""
     path.mkdir(parents=True, exist_ok=True)
     numbers = itertools.count(1)
-    yield lambda picture: picture.save(path / f"{next(numbers):05d}.png")
+    written_by = PngInfo()
+    written_by.add_text("Software", WRITER)
+    yield lambda picture: picture.save(path / f"{next(numbers):05d}.png", pnginfo=written_by)
 
 
 @contextmanager
 def _stack(path: Path, rate: float) -> Iterator[Callable[[PIL.Image.Image], None]]:
     """Writes masks into a TIFF with a page a frame, which has its name once it is whole."""
-    fresh = path.with_name(f"{path.name}.new")
-    with AppendingTiffWriter(str(fresh), new=True) as pages:
+    with replacing(path) as fresh, AppendingTiffWriter(str(fresh), new=True) as pages:
 
         def write(mask: PIL.Image.Image) -> None:
-            mask.save(pages, format="TIFF", compression="tiff_lzw")
+            mask.save(pages, format="TIFF", compression="tiff_lzw", software=WRITER)
             pages.newFrame()
 
         yield write
-    fresh.replace(path)
