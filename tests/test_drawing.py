@@ -13,9 +13,12 @@ from sfrecsam_hf.inference.visualization import (
     contour,
     corrections,
     heatmap,
+    keyed,
     outline_sheet,
     overlay,
+    with_axes,
 )
+from sfrecsam_hf.modeling.lesions import axes
 
 GRAY = PIL.Image.fromarray(np.full((40, 60), 90, np.uint8))
 
@@ -70,6 +73,24 @@ def test_corrections_show_what_was_added_and_what_removed():
     assert picture.size == GRAY.size
     assert np.array_equal(where(picture, ADDED), final & ~initial)
     assert np.array_equal(where(picture, REMOVED), initial & ~final)
+
+
+def test_a_colour_key_hides_no_lesion():
+    picture = PIL.Image.new("RGB", (300, 200), (90, 90, 90))
+    mask = np.zeros((200, 300), dtype=bool)
+    mask[150:, :100] = True  # where a key would stand
+    drawn = keyed(picture, {"lesion": CONTOUR, "added": ADDED}, mask)
+    assert drawn.size == picture.size
+    assert not where(drawn, CONTOUR)[mask].any()
+    assert where(drawn, CONTOUR).any()
+    assert where(drawn, ADDED).any()
+    assert keyed(GRAY, {"lesion": CONTOUR, "added": ADDED}) is GRAY, "too small for a key"
+
+
+def test_axes_are_drawn_from_edge_to_edge():
+    drawn = np.asarray(with_axes(GRAY.convert("RGB"), [axes(block(10, 20, 12, 15))])).astype(int)
+    changed = np.abs(drawn - 90).sum(axis=-1) > 0
+    assert changed[10:23, 20:36].sum() == changed.sum() > 20
 
 
 def test_a_contact_sheet_holds_every_tile():

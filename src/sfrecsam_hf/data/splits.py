@@ -33,11 +33,13 @@ class Resolved:
         train (`list[datasets.Dataset]`): One for each data set to train on.
         validation (`list[datasets.Dataset]`): One for each data set to validate on.
         record ([`TrainingRecord`]): Both as hashes, to be saved beside the checkpoint.
+        held (`dict[str, int]`): How many images each data set holds, whatever their split.
     """
 
     train: list[Dataset]
     validation: list[Dataset]
     record: TrainingRecord
+    held: dict[str, int]
 
 
 def resolve(
@@ -74,7 +76,7 @@ def resolve(
     record = TrainingRecord.of_run(
         list(zip(train, train_sets, strict=True)), list(zip(validation, validation_sets, strict=True)), start
     )
-    return Resolved(train_sets, validation_sets, record)
+    return Resolved(train_sets, validation_sets, record, {name: len(found.samples) for name, found in sources.items()})
 
 
 def load_split(

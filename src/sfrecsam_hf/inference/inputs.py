@@ -1,21 +1,21 @@
 """Which files `predict` segments: the scans among files, folders and globs, and what it leaves out and why."""
 
 import os
-from collections import Counter
-from collections.abc import Iterator
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from itertools import takewhile
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import PIL.Image
 
-from ..data.dicom import is_dicom
-from ..modeling.image_reading import EXTENSIONS, mask_stem
+from ..data.clips import VIDEO, written_by
+from ..data.dicom import is_dicom, is_segmentation
+from ..data.files import File, files_of
+from ..data.pairing import masks_among
+from ..modeling.image_reading import EXTENSIONS
 
-DICOM_EXTENSIONS = {".dcm", ".dicom", ".ima"}
-IMAGE_FOLDERS = {"image", "images", "original", "imgs", "img"}
-MASK_FOLDERS = {"mask", "masks", "gt", "label", "labels", "groundtruth", "ground_truth", "annotations"}
-WRITER = "sfrecsam predict"  # in the PNG and DICOM files that a run writes
+WRITER = "sfrecsam predict"  # in the PNG, TIFF, MP4 and DICOM files that a run writes
+TIFF_SOFTWARE = 305  # the tag that names it
 BELOW_OUTPUT = "lie below --output"
 WRITTEN = "were written by an earlier run"
 MASK = "are masks of other images"
@@ -72,24 +72,25 @@ def find_pictures(inputs: list[str], output: str | Path) -> Inputs:
     output = Path(output).resolve()
     scans: dict[Path, tuple[Path, Path]] = {}
     looked_at: set[Path] = set()
-    for entry in inputs:
-        members = list(_members(entry))
-        if not members:
+    members = {entry: _members(entry) for entry in inputs}
+    masks = _masks([file for files in members.values() for file in files])
+    for entry, files in members.items():
+        if not files:
             found.missing.append(
                 f"{shown(entry)} holds no images; give a folder with {', '.join(sorted(EXTENSIONS))} files."
                 if Path(entry).is_dir()
                 else f"{shown(entry)} does not exist; check the path."
             )
-        for path, relative in members:
-            place = path.resolve()
+        for file in files:
+            place = file.source.resolve()
             if place in looked_at:
                 continue
             looked_at.add(place)
-            reason = _no_scan(path, place, output, named=path == Path(entry))
+            reason = _no_scan(file, masks, output, named=file.source == Path(entry))
             if reason is None:
-                scans[place] = (path, relative)
+                scans[place] = (file.source, Path(file.place))
             else:
-                found.left_out.setdefault(reason, []).append(path)
+                found.left_out.setdefault(reason, []).append(file.source)
     if not scans:
         _nothing_to_do(inputs, found)
     found.pictures = _named(list(scans.values()))
@@ -101,20 +102,21 @@ def shown(path: str | Path) -> str:
     return os.fsencode(path).decode(errors="backslashreplace")
 
 
-def _members(entry: str) -> Iterator[tuple[Path, Path]]:
-    """The files of one input, and where they lie below it."""
+def _members(entry: str) -> list[File]:
+    """The files of one input, at their places below it."""
     path = Path(entry)
     if _exists(path):
-        if path.is_dir():
-            yield from ((member, member.relative_to(path)) for member in sorted(path.rglob("*")) if member.is_file())
-        else:
-            yield path, Path(path.name)
-        return
+        return files_of(path) if path.is_dir() else [File(PurePosixPath(path.name), path, entry)]
     plain = [*takewhile(lambda part: not set(part) & set("*?["), path.parts)]
     top = Path(*plain)
-    if len(plain) < len(path.parts):
-        matches = sorted(top.glob(str(path.relative_to(top))))
-        yield from ((match, match.relative_to(top)) for match in matches if match.is_file())
+    if len(plain) == len(path.parts):
+        return []
+    matches = sorted(top.glob(str(path.relative_to(top))))
+    return [_below(top, match) for match in matches if match.is_file()]
+
+
+def _below(top: Path, path: Path) -> File:
+    return File(PurePosixPath(path.relative_to(top).as_posix()), path, str(path))
 
 
 def _exists(path: Path) -> bool:
@@ -125,48 +127,59 @@ def _exists(path: Path) -> bool:
         return False
 
 
-def _no_scan(path: Path, place: Path, output: Path, named: bool) -> str | None:
+def _masks(members: list[File]) -> set[Path]:
+    """Those files that are masks, told from what lies beside them whether it was given or not."""
+    folders: dict[Path, set[Path]] = defaultdict(set)
+    for file in members:
+        folders[file.source.parents[len(file.place.parts) - 1]].add(file.source.parent)
+    masks = set()
+    for top, inside in folders.items():
+        beside = (_below(top, path) for folder in inside for path in folder.iterdir() if path.is_file())
+        pictures = {file.place: file for file in beside if _is_picture(file)}
+        masks |= {pictures[place].source for place in masks_among(pictures)}
+    return masks
+
+
+def _no_scan(file: File, masks: set[Path], output: Path, named: bool) -> str | None:
     """Why a file is not segmented; a file that was named in full is an image whatever its name ends in."""
-    if output in place.parents:
+    if output in file.source.resolve().parents:
         return BELOW_OUTPUT
-    if not named and not _looks_like_an_image(path):
+    if not named and not _is_picture(file):
         return NO_IMAGE
-    if _is_mask(path):
-        return MASK
-    if _was_written(path):
+    if _was_written(file.source):
         return WRITTEN
+    if file.source in masks or _is_segmentation(file):
+        return MASK
     return None
 
 
-def _looks_like_an_image(path: Path) -> bool:
-    suffix = path.suffix.lower()
-    return suffix in EXTENSIONS | DICOM_EXTENSIONS or (not suffix[1:].isalpha() and is_dicom(path))
-
-
-def _is_mask(path: Path) -> bool:
-    """`NAME_mask` beside an image `NAME`, or a file in a folder of masks beside a folder of images."""
-    stem = mask_stem(path.stem).lower()
-    if stem != path.stem.lower() and any(
-        other.stem.lower() == stem and _looks_like_an_image(other) for other in path.parent.iterdir()
-    ):
+def _is_picture(file: File) -> bool:
+    try:
+        return file.is_picture or file.source.suffix.lower() in VIDEO
+    except ValueError:  # it cannot be opened, which is said where it is read
         return True
-    for folder in path.parents:
-        if folder.name.lower() in MASK_FOLDERS:
-            return any(beside.name.lower() in IMAGE_FOLDERS for beside in folder.parent.iterdir() if beside.is_dir())
-    return False
+
+
+def _is_segmentation(file: File) -> bool:
+    try:
+        return file.is_dicom and is_segmentation(file.source)
+    except Exception:  # whatever is wrong with it is said where it is read
+        return False
 
 
 def _was_written(path: Path) -> bool:
     """Whether a run of ours wrote the file: its pictures say so themselves, so it may have been moved since."""
     try:
+        if path.suffix.lower() in VIDEO:
+            return written_by(path) == WRITER
         if is_dicom(path):
             from pydicom import dcmread
 
             header = dcmread(path, stop_before_pixels=True, specific_tags=["SoftwareVersions"])
-            return WRITER in str(header.get("SoftwareVersions", ""))
+            return str(header.get("SoftwareVersions", "")) == WRITER
         with PIL.Image.open(path) as picture:
-            return picture.info.get("Software") == WRITER
-    except Exception:  # whatever is wrong with it is reported where it is read
+            return WRITER in (picture.info.get("Software"), getattr(picture, "tag_v2", {}).get(TIFF_SOFTWARE))
+    except Exception:  # as above
         return False
 
 

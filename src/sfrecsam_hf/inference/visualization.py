@@ -5,15 +5,18 @@ import math
 import numpy as np
 import PIL.Image
 import PIL.ImageDraw
+import PIL.ImageFont
 from scipy import ndimage
 
 from ..modeling.image_reading import read_rgb
+from ..modeling.lesions import Axes
 
 LINE = 2
 CONTOUR = (255, 194, 10)
 TRUTH = (64, 176, 255)
 ADDED = (26, 133, 255)
 REMOVED = (230, 97, 0)
+AXES = (255, 255, 255)
 # Nine steps of viridis (matplotlib), so that a prediction needs no plotting library.
 VIRIDIS = [(68, 1, 84), (71, 45, 123), (59, 82, 139), (44, 114, 142), (33, 145, 140), (40, 174, 128)]
 VIRIDIS += [(94, 201, 98), (173, 220, 48), (253, 231, 37)]
@@ -22,6 +25,11 @@ VIRIDIS += [(94, 201, 98), (173, 220, 48), (253, 231, 37)]
 def contour(mask: np.ndarray, thickness: int = 1) -> np.ndarray:
     """The inner border of a boolean mask of shape `(height, width)`, `thickness` pixels wide."""
     return mask & ~ndimage.binary_erosion(mask, iterations=thickness, border_value=0)
+
+
+def outline_width(size: tuple[int, int]) -> int:
+    """Of an outline in a picture of this width and height: 2 pixels, more in one above 750."""
+    return max(LINE, round(max(size) / 300))
 
 
 def overlay(image: PIL.Image.Image, mask: np.ndarray, truth: np.ndarray | None = None) -> PIL.Image.Image:
@@ -34,11 +42,53 @@ def overlay(image: PIL.Image.Image, mask: np.ndarray, truth: np.ndarray | None =
         truth (`numpy.ndarray` of shape `(height, width)`, *optional*): Boolean.
     """
     pixels = np.array(read_rgb(image))
-    thickness = max(LINE, round(max(pixels.shape) / 300))
+    thickness = outline_width(image.size)
     if truth is not None:
         pixels[contour(truth, thickness)] = TRUTH
     pixels[contour(mask, thickness)] = CONTOUR
     return PIL.Image.fromarray(pixels)
+
+
+def with_axes(picture: PIL.Image.Image, lesions: list[Axes]) -> PIL.Image.Image:
+    """The picture with the longest line across each lesion, and the longest at right angles to it."""
+    drawn = picture.copy()
+    draw = PIL.ImageDraw.Draw(drawn)
+    width = max(1, outline_width(picture.size) // 2)
+    for lesion in lesions:
+        for line in (lesion.longest_line, lesion.perpendicular_line):
+            draw.line([tuple(end) for end in line], fill=AXES, width=width)
+    return drawn
+
+
+def keyed(
+    picture: PIL.Image.Image, colours: dict[str, tuple[int, int, int]], avoid: np.ndarray | None = None
+) -> PIL.Image.Image:
+    """
+    The picture with a colour key in the corner where it hides least; as it is if the key would hide a quarter of it.
+
+    Args:
+        picture (`PIL.Image.Image`): Of mode RGB.
+        colours (`dict[str, tuple[int, int, int]]`): What each colour means.
+        avoid (`numpy.ndarray` of shape `(height, width)`, *optional*): Boolean, what should not be hidden.
+    """
+    size = min(24, max(10, round(max(picture.size) / 40)))
+    font, gap = PIL.ImageFont.load_default(size), size // 3
+    width = size + 3 * gap + max(math.ceil(font.getlength(text)) for text in colours)
+    height = len(colours) * (size + gap) + gap
+    if width * height > picture.width * picture.height / 4:
+        return picture
+    corners = [(x, y) for y in (picture.height - height, 0) for x in (0, picture.width - width)]
+    if avoid is not None:
+        corners.sort(key=lambda corner: avoid[corner[1] : corner[1] + height, corner[0] : corner[0] + width].sum())
+    left, top = corners[0]
+    drawn = picture.copy()
+    draw = PIL.ImageDraw.Draw(drawn)
+    draw.rectangle([left, top, left + width - 1, top + height - 1], fill="black")
+    for row, (text, colour) in enumerate(colours.items()):
+        x, y = left + gap, top + gap + row * (size + gap)
+        draw.rectangle([x, y, x + size - 1, y + size - 1], fill=colour)
+        draw.text((x + size + gap, y + size / 2), text, fill="white", font=font, anchor="lm")
+    return drawn
 
 
 def heatmap(image: PIL.Image.Image, values: np.ndarray) -> PIL.Image.Image:
@@ -60,7 +110,7 @@ def heatmap(image: PIL.Image.Image, values: np.ndarray) -> PIL.Image.Image:
 def corrections(image: PIL.Image.Image, initial: np.ndarray, final: np.ndarray) -> PIL.Image.Image:
     """The image with pixels that the correctors added in blue and those they removed in orange."""
     pixels = np.array(read_rgb(image).convert("L").convert("RGB"))
-    pixels[contour(final)] = CONTOUR
+    pixels[contour(final, outline_width(image.size))] = CONTOUR
     pixels[final & ~initial] = ADDED
     pixels[initial & ~final] = REMOVED
     return PIL.Image.fromarray(pixels)
