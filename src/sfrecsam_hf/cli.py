@@ -14,7 +14,7 @@ if typing.TYPE_CHECKING:
 PASSES = "stochastic passes for the uncertainty; with 0 a small head predicts it; the model's own if left out"
 # The extra that brings a package, for what `train` does not bring.
 EXTRAS = {"gradio": "demo", "onnx": "export", "onnxscript": "export", "onnxruntime": "export"}
-EXTRAS |= {"av": "formats", "pydicom": "dicom"}
+EXTRAS |= {"av": "video", "pydicom": "dicom"}
 
 
 def main(arguments: list[str] | None = None) -> int:
