@@ -60,6 +60,16 @@ def _parser() -> argparse.ArgumentParser:
         "--mm-per-pixel", type=float, metavar="MM", help="size of a pixel, for images that do not tell it themselves"
     )
     job.add_argument(
+        "--format",
+        dest="formats",
+        nargs="+",
+        default=[],
+        metavar="FORMAT",
+        help="also write coco (polygons), coco-rle, labels (numbered PNG), contours (CSV), geojson, nifti, dicom-seg "
+        "or dicom-sc (the overlay)",
+    )
+    job.add_argument("--report", action="store_true", help="also write report.html, a page to look through")
+    job.add_argument(
         "--no-tidy",
         dest="tidy",
         action="store_const",
@@ -225,12 +235,15 @@ def _predict(
     box: list[float] | None,
     resume: bool,
     mm_per_pixel: float | None,
+    formats: list[str],
+    report: bool,
     **inference: typing.Any,
 ) -> int:
     import math
 
     from accelerate import PartialState
 
+    from .inference.formats import check
     from .inference.predict import predict
 
     prompts: dict[str, typing.Any] = {}
@@ -242,11 +255,16 @@ def _predict(
         prompts["input_boxes"] = [box]
     if mm_per_pixel is not None and not 0 < mm_per_pixel < math.inf:
         raise ValueError(f"--mm-per-pixel {mm_per_pixel:g} must be a length above 0.")
+    for format in formats:
+        check(format)
     model, processor, batch_size, options = _loaded(**inference)
-    report = predict(model, processor, inputs, output, batch_size, prompts, resume, False, mm_per_pixel, **options)
+    options |= {"mm_per_pixel": mm_per_pixel, "formats": formats, "report": report}
+    done = predict(model, processor, inputs, output, batch_size, prompts, resume, **options)
     if PartialState().is_main_process:
-        _print_predictions(report, output)
-    return 2 if report.problems else 0
+        _print_predictions(done, output)
+        if report:
+            print(f"To look through: {output}/report.html")
+    return 2 if done.problems else 0
 
 
 def _print_predictions(report: "PredictionReport", output: str) -> None:
