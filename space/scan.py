@@ -13,7 +13,7 @@ from sfrecsam_hf.inference.guided import AUTOMATIC, Prompt, Stroke, guided, pain
 from staged_model import Controls, EncodedImage, StagedModel
 from uploads import Upload
 
-KEPT_DECODINGS = 16
+KEPT_ANSWERS = 12
 MOST_POINTS, MOST_STROKE_POINTS = 64, 20_000
 
 
@@ -80,6 +80,7 @@ class Scan:
     guidance: Guidance = Guidance()
     picture: Path | None = None
     _decoded: dict[tuple[Prompt, int], SFRecSamDecoderOutput] = field(default_factory=dict)
+    _corrected: dict[tuple[Prompt, Controls], Segmentation] = field(default_factory=dict)
 
     @classmethod
     def open(cls, staged: StagedModel, name: str, upload: Upload, reference: np.ndarray | None = None) -> "Scan":
@@ -102,12 +103,16 @@ class Scan:
                 before = time.perf_counter()
                 self._decoded[key] = staged.decode(self.encoded, *key)
                 decoding += time.perf_counter() - before
-            self._decoded[key] = self._decoded.pop(key)  # the one used longest ago is first, and goes first
-            return staged.correct(self.encoded, self._decoded[key], controls)
+            self._decoded[key] = self._decoded.pop(key)  # what was used longest ago is first, and goes first
+            if (prompt, controls) not in self._corrected:
+                self._corrected[prompt, controls] = staged.correct(self.encoded, self._decoded[key], controls)
+            self._corrected[prompt, controls] = self._corrected.pop((prompt, controls))
+            return self._corrected[prompt, controls]
 
         found = painted(guided(self.guidance.prompt, asked), self.guidance.strokes)
-        for old in list(self._decoded)[:-KEPT_DECODINGS]:
-            del self._decoded[old]
+        for kept in (self._decoded, self._corrected):
+            for old in list(kept)[:-KEPT_ANSWERS]:
+                del kept[old]
         return Answer(found, 1000 * decoding, 1000 * (time.perf_counter() - started - decoding))
 
     def point_out(self, points: Any, labels: Any, box: Any, strokes: Any = ()) -> None:

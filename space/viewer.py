@@ -31,7 +31,7 @@ def viewer(name: str) -> gr.HTML:
         value={},
         html_template=(HERE / "viewer.html").read_text(),
         css_template=(HERE / "viewer.css").read_text(),
-        js_on_load=(HERE / "viewer.js").read_text(),
+        js_on_load=(HERE / "viewer_drawing.js").read_text() + (HERE / "viewer.js").read_text(),
         apply_default_css=False,
         elem_id=name,
     )

@@ -115,7 +115,7 @@ def test_other_images_are_refused_on_resume(busi_folder, state, tmp_path):
     moved = shutil.copytree(busi_folder, tmp_path / "moved")
     for path in moved.rglob("*(?).png"):
         PIL.Image.open(path).transpose(PIL.Image.Transpose.FLIP_LEFT_RIGHT).save(path)
-    with pytest.raises(ValueError, match="training images are not those"):
+    with pytest.raises(ValueError, match="images are not those"):
         train(settings(moved, state.parent), resume=True)
 
 

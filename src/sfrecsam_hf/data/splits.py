@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from sklearn.model_selection import StratifiedGroupKFold
@@ -33,11 +33,13 @@ class Resolved:
         train (`list[datasets.Dataset]`): One for each data set to train on.
         validation (`list[datasets.Dataset]`): One for each data set to validate on.
         record ([`TrainingRecord`]): Both as hashes, to be saved beside the checkpoint.
+        held (`dict[str, int]`): How many images each data set holds, whatever their split.
     """
 
     train: list[Dataset]
     validation: list[Dataset]
     record: TrainingRecord
+    held: dict[str, int]
 
 
 def resolve(
@@ -74,7 +76,7 @@ def resolve(
     record = TrainingRecord.of_run(
         list(zip(train, train_sets, strict=True)), list(zip(validation, validation_sets, strict=True)), start
     )
-    return Resolved(train_sets, validation_sets, record)
+    return Resolved(train_sets, validation_sets, record, {name: len(found.samples) for name, found in sources.items()})
 
 
 def load_split(
@@ -103,6 +105,25 @@ def load_splits(
     for entry in found if split is not None else []:
         _ensure_split(entry)
     return [_part(entry, split) for entry in found]
+
+
+def load_parts(source: str | Path, splits: str | Path | None = None) -> DatasetDict:
+    """
+    All splits that a data set or a table has, as the Hub names them: train, validation and test; or train alone.
+
+    Args:
+        source (`str`): Folder, zip or Hub name.
+        splits (`str`, *optional*): As for [`resolve`].
+
+    Raises:
+        FileNotFoundError, ValueError: As for [`~sfrecsam_hf.load_folder`].
+    """
+    found = find(source)
+    _apply([found], splits, None)
+    has = {sample.split for sample in found.samples if sample.split}
+    named = {"train": "train", "val": "validation", "test": "test"}
+    parts = {named[split]: to_dataset(found, of_split(found, split)) for split in named if split in has}
+    return DatasetDict(parts or {"train": to_dataset(found, found.samples)})
 
 
 def split_by_group(found: Found) -> None:

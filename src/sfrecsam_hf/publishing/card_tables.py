@@ -21,13 +21,13 @@ PIXELS = ("hd95", "assd")
 OF_GROUPS = ("dice", "hd95")
 GROUPS = ("benign", "malignant", "small", "medium", "large")
 FOUND = {"iou_50": "lesions found, IoU at least 0.5", "any": "lesions touched by the mask"}
-DATA_SETS = {"busi": "BUSI", "busbra": "BUS-BRA", "busuclm": "BUS-UCLM", "brest": "BrEaST", "breast": "BrEaST"}
+DATA_SETS = {"busi": "BUSI", "busbra": "BUS-BRA", "busuclm": "BUS-UCLM"}
 NEEDED = {"columns", "data", "images", "left_out", "machine", "protocol", "split", "thresholds", "worst"}
 PROTOCOLS = {
     "out-of-fold": "Each image was predicted by a model that had not seen it or its group, in {folds} folds. The "
     "published checkpoint was trained with the same settings on all of these images.",
     "held-out": "The checkpoint did not train on these images.",
-    "chosen-on": "These images chose the checkpoint, so the figures are too high.",
+    "chosen-on": "{chosen_on} of these images chose the checkpoint, so the figures are too high.",
     "trained-on": "The checkpoint trained on some of these images, so the figures are too high.",
     "unknown": "It is not recorded which images the checkpoint trained on.",
 }
@@ -93,16 +93,23 @@ class Evaluation:
     @property
     def lesions(self) -> int:
         """Images with a lesion."""
-        return next(iter(self.columns.values()))["final"].get("lesion", {"images": 0})["images"]
+        return self._lesion("images")
+
+    @property
+    def groups(self) -> int:
+        """Groups that they belong to: patients, or duplicates of one frame."""
+        return self._lesion("groups")
+
+    def _lesion(self, number: str) -> int:
+        return next(iter(self.columns.values()))["final"].get("lesion", {}).get(number, 0)
 
     @property
     def measured_on(self) -> str:
         """Sentences on where the images came from: how they relate to the checkpoint, and which were left out."""
-        results = self.results
+        results = {"chosen_on": "Some"} | self.results
         sentences = [PROTOCOLS[results["protocol"]].format(**results), THRESHOLDS[results["thresholds"]]]
-        sentences += [
-            f"Left out: {number} images, {reason}." for reason, number in results["left_out"].items() if number
-        ]
+        if reasons := [f"{number} {reason}" for reason, number in results["left_out"].items() if number]:
+            sentences.append(f"Left out: {', '.join(reasons)}.")
         return " ".join(filter(None, sentences))
 
     def figure(self, name: str) -> str | None:

@@ -4,6 +4,7 @@ Both are written from `results.json` alone. The second format is young: its fiel
 `EvalResultEntry`, and an entry has one value, here the Dice of the corrected mask.
 """
 
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -78,7 +79,8 @@ def write_eval_results(folder: Path, evaluations: Iterable[Evaluation], name: st
             `sfrecsam push-data` of the same owner would put it.
     """
     target = folder / EVAL_RESULTS_FOLDER
-    target.mkdir(exist_ok=True)
+    shutil.rmtree(target, ignore_errors=True)  # or a data set that was taken away would stay
+    target.mkdir()
     for evaluation in evaluations:
         entries = [_entry(evaluation, column, name) for column in evaluation.columns if evaluation.lesions]
         if entries:

@@ -62,6 +62,12 @@ class Validation:
             named = " and ".join(config.validation)
             raise ValueError(f"{named} has no lesion in its validation split to choose a checkpoint by.")
 
+    def arrays(self) -> Iterator[np.ndarray]:
+        """All images and masks, by which one set of them is told from another."""
+        for row in self.images.select_columns(["image", "mask"]):
+            yield np.asarray(row["image"])
+            yield np.asarray(row["mask"])
+
     def outcomes(
         self, model: SFRecSamModel, processor: SFRecSamProcessor, accelerator: Accelerator, stage: int
     ) -> list[Outcome]:
