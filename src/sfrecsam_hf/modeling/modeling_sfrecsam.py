@@ -67,19 +67,25 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
         config.mask_decoder_config._attn_implementation = config._attn_implementation
         self.mask_decoder = SFRecSamMaskDecoder(config.mask_decoder_config)
 
-        channels = config.branch_channels
         fused = config.fusion != "none"
         self.branch = None
         if fused:
-            self.branch = SpatialFrequencyBranch(channels, config.filter_bins, config.fusion == "spatial-frequency")
+            self.branch = SpatialFrequencyBranch(
+                config.branch_width, config.branch_depth, config.filter_bins, config.fusion == "spatial-frequency"
+            )
+        embedding_channels, token_stride = config.vision_config.output_channels, config.vision_config.patch_size
         self.coarse_mask_head = CoarseMaskHead(
-            config.vision_config.output_channels, channels, config.mask_stride, skips=fused
+            embedding_channels,
+            token_stride,
+            config.branch_channels if fused else (),
+            config.decoder_channels,
+            config.mask_stride,
         )
-        feature_channels = channels[config.mask_stride.bit_length() - 2]
+        feature_channels = config.decoder_channels[config.mask_stride.bit_length() - 2]
         self.prompt_fusion = PromptFusion(
             feature_channels,
-            config.vision_config.output_channels,
-            levels=(config.vision_config.patch_size // config.mask_stride).bit_length() - 1,
+            embedding_channels,
+            levels=(token_stride // config.mask_stride).bit_length() - 1,
         )
         self.high_resolution_join = HighResolutionJoin(feature_channels)
         self.uncertainty_head = UncertaintyHead(feature_channels, config.corrector_channels)
@@ -173,7 +179,7 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
         """
         valid = valid_region(pixel_values, reshaped_input_sizes, pixel_mask)
         pyramid = [] if self.branch is None else self.branch(pixel_values, valid.to(pixel_values.dtype))
-        vision = self.vision_encoder(pixel_values, pyramid[-1] if pyramid else None, **kwargs)
+        vision = self.vision_encoder(pixel_values, pyramid[3] if pyramid else None, **kwargs)
         features, coarse, presence = self.coarse_mask_head(vision.last_hidden_state, pyramid)
         stride = self.config.mask_stride
         valid = valid[..., stride // 2 :: stride, stride // 2 :: stride]
@@ -467,10 +473,8 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
         images, target = checked_labels(labels, len(encoded.presence_logits), rows.prompts_per_image, prompt_labels)
         terms = {}
         if self.training_stage != 2:
-            three, three_iou = self._decode(rows, True, None)
-            three = torch.where(rows.encoded.valid_region, three[0], EMPTY_LOGIT)
             terms |= base_losses(images, target, encoded.coarse_masks, encoded.presence_logits, initial, iou_scores)
-            terms["multimask"] = multimask_loss(three, three_iou, target)
+            terms["multimask"] = self._multimask_loss(rows, target)
         if correction is not None:
             terms |= correction_losses(
                 target.repeat_interleave(initial.shape[1], dim=0),
@@ -480,6 +484,16 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
                 correction.predictive_entropy,
             )
         return terms
+
+    def _multimask_loss(self, rows: PromptedRows, target: Tensor) -> Tensor:
+        """Of the rows that the caller prompts: what is meant is in doubt there alone. A mean over all rows."""
+        loss = target.new_zeros(())
+        for part, group in rows.parts():
+            if not group.automatic:
+                masks, iou_scores = self._decode_group(part, group, True, None)
+                masks = torch.where(part.valid_region, masks[0], EMPTY_LOGIT)
+                loss = loss + multimask_loss(masks, iou_scores, target[group.index]) * len(group.index) / len(target)
+        return loss
 
 
 SFRecSamModel.register_for_auto_class("AutoModel")
