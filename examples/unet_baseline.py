@@ -33,7 +33,7 @@ from sfrecsam_hf.evaluation.metrics import overlap, segmentation_metrics
 from sfrecsam_hf.inference.bundled import bundled_checkpoint
 from sfrecsam_hf.modeling.losses import segmentation_loss
 from sfrecsam_hf.training.dataset import EpochBatches, TrainingImages
-from sfrecsam_hf.training.trainer import decayed_adamw, moving_average
+from sfrecsam_hf.training.optimizer import decayed_adamw, moving_average
 
 NETWORKS = {
     "MONAI BasicUNet": lambda: BasicUNet(2, 1, 1),

@@ -158,8 +158,7 @@ def evaluated_run(tiny_checkpoint, busi_folder, tmp_path_factory):
     """A run as `sfrecsam train` leaves it, evaluated on two data sets; nobody may write into it."""
     run = tmp_path_factory.mktemp("runs") / "evaluated"
     shutil.copytree(tiny_checkpoint, run / "best")
-    history = run / "history.jsonl"
-    history.write_text('{"stage": 1, "epoch": 3, "step": 123}\n{"stage": 2, "epoch": 2, "step": 45}\n')
+    history = [{"stage": 1, "epoch": 3, "step": 123}, {"stage": 2, "epoch": 2, "step": 45}]
     config = TrainingConfig(train=[str(busi_folder)], validation=[str(busi_folder)], learning_rate=0.0037)
     groups = [f"group {index // 2}" for index in range(20)]
     cost = {"seconds": 7654.0, "processes": 2, "image_size": IMAGE_SIZE, "parameters": tiny_model().num_parameters()}

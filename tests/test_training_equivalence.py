@@ -14,7 +14,7 @@ from conftest import TINY_PARTS
 from safetensors.torch import load_file
 
 from sfrecsam_hf import TrainingConfig
-from sfrecsam_hf import training as training_module
+from sfrecsam_hf.training import trainer as training_module
 from sfrecsam_hf.training.trainer import train
 
 WITHOUT_DROPOUT = {

@@ -14,10 +14,11 @@ import torch
 from conftest import SAMPLES, TINY_PARTS
 from safetensors.torch import load_file
 
-from sfrecsam_hf import SFRecSamModel, SFRecSamProcessor, TrainingConfig, training_validation
-from sfrecsam_hf import training as training_module
+from sfrecsam_hf import SFRecSamModel, SFRecSamProcessor, TrainingConfig
 from sfrecsam_hf.cli import main
 from sfrecsam_hf.data.splits import load_split
+from sfrecsam_hf.training import trainer as training_module
+from sfrecsam_hf.training import validation
 from sfrecsam_hf.training.trainer import TrainingRun, train
 
 
@@ -96,9 +97,7 @@ def test_a_finished_run_is_not_overwritten(finished, capsys):
 
 
 def test_a_run_ends_early_when_it_no_longer_improves(busi_folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        training_validation, "overlap", lambda *masks: dict.fromkeys(("dice", "precision", "recall"), 0.5)
-    )
+    monkeypatch.setattr(validation, "overlap", lambda *masks: dict.fromkeys(("dice", "precision", "recall"), 0.5))
     train(settings(busi_folder, tmp_path / "run", epochs=9, correction_epochs=0, patience=2, overlays=0))
     assert max(row["epoch"] for row in history(tmp_path / "run")) == 3
 
@@ -128,7 +127,7 @@ def test_validation_without_a_lesion_is_refused(busi_folder, tmp_path):
 
 DIES = """
 import os, signal, sys
-from sfrecsam_hf import training
+from sfrecsam_hf.training import trainer as training
 from sfrecsam_hf.cli import main
 
 original = training.TrainingRun._stage_options
@@ -207,7 +206,7 @@ def test_best_loads_whenever_its_replacement_is_cut_off(busi_folder, tmp_path, m
         with monkeypatch.context() as patched:
             patched.setattr(Path, "replace", cutting)
             with contextlib.suppress(CutOffError):
-                run._save_best(run.model)
+                run.checkpoints.save_best(run.model, run.processor)
         SFRecSamModel.from_pretrained(tmp_path / "run" / "best")
         SFRecSamProcessor.from_pretrained(tmp_path / "run" / "best")
 

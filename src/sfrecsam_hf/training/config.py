@@ -7,6 +7,9 @@ from typing import Any, get_args, get_origin
 
 import yaml
 
+# May change while a run goes on. Data may have moved: that the images are the same is told by their pixels.
+FREE_ON_RESUME = ("train", "validation", "splits", "output", "save_steps", "workers", "tracker", "overlays")
+
 
 @dataclass
 class TrainingConfig:
@@ -151,6 +154,20 @@ class TrainingConfig:
         if unknown := set(settings) - {known.name for known in fields(cls)}:
             raise ValueError(f"{path} has unknown settings {sorted(unknown)}; see `sfrecsam train --help`.")
         return cls(**{**settings, **overrides})
+
+    def changed_since(self, path: Path) -> list[str]:
+        """
+        What decides the result and differs from the settings in a run's `training.yaml`, each as `name: old -> new`.
+
+        Raises:
+            ValueError: The file is damaged.
+        """
+        begun = type(self).from_yaml(path)
+        return [
+            f"{setting.name}: {getattr(begun, setting.name)} -> {getattr(self, setting.name)}"
+            for setting in fields(self)
+            if setting.name not in FREE_ON_RESUME and getattr(begun, setting.name) != getattr(self, setting.name)
+        ]
 
     def to_yaml(self, path: Path) -> None:
         """Writes every setting."""

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import transformers
 
+from .checkpointing import replaced
 from .config import TrainingConfig
 
 FILE = "training_summary.json"
@@ -19,7 +20,7 @@ PATHS = ("train", "validation", "output", "splits", "model", "sam")
 def write_summary(
     folder: Path,
     config: TrainingConfig,
-    history: Path,
+    history: list[dict[str, Any]],
     groups: list[list[str]],
     validation_groups: list[list[str]],
     device: torch.device,
@@ -33,14 +34,13 @@ def write_summary(
     Args:
         folder (`Path`): Folder of the checkpoint.
         config ([`TrainingConfig`]): Settings of the run.
-        history (`Path`): Its `history.jsonl`, from which epochs and steps are read.
+        history (`list[dict]`): The rows of its `history.jsonl`, from which epochs and steps are read.
         groups (`list[list[str]]`): For each entry of `config.train` the duplicate group of each image.
         validation_groups (`list[list[str]]`): The same for each entry of `config.validation`.
         device (`torch.device`): On which it ran.
         measured: `seconds`, `processes`, `image_size`, `parameters` and whatever else belongs in the file.
     """
-    rows = [json.loads(line) for line in history.read_text().splitlines()] if history.is_file() else []
-    ends = {row["stage"]: row for row in rows}
+    ends = {row["stage"]: row for row in history}
     start, before = config.sam or config.model, Path(config.model) / FILE
     held_out = dict(zip(config.validation, validation_groups, strict=True))
     summary = {
@@ -63,9 +63,8 @@ def write_summary(
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
         **measured,
     }
-    fresh = folder / f"{FILE}.new"
-    fresh.write_text(json.dumps(summary, indent=1) + "\n")
-    fresh.replace(folder / FILE)
+    with replaced(folder / FILE) as fresh:
+        fresh.write_text(json.dumps(summary, indent=1) + "\n")
 
 
 def _counted(source: str, groups: list[str]) -> dict[str, Any]:

@@ -1,0 +1,38 @@
+"""How a step changes the weights: AdamW, and the moving average that is validated and saved."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
+
+
+def decayed_adamw(model: torch.nn.Module, learning_rate: float, weight_decay: float) -> torch.optim.AdamW:
+    """AdamW over what trains, with weight decay on matrices and kernels only."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [x for x in trained if x.ndim > 1], "weight_decay": weight_decay},
+        {"params": [x for x in trained if x.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.99))
+
+
+def averaged(model: torch.nn.Module, decay: float) -> AveragedModel | None:
+    """The exponential moving average of a model's weights and buffers; none with a decay of 0."""
+    if not decay:
+        return None
+    average = AveragedModel(model, multi_avg_fn=moving_average(decay), use_buffers=True)
+    return average.requires_grad_(False)
+
+
+def moving_average(decay: float) -> Callable[[list[Tensor], list[Tensor], Tensor], None]:
+    """
+    Exponential average whose memory grows from ten steps to that of `decay`.
+
+    With a constant decay of 0.998 the average still held half of its first weights after five epochs.
+    """
+
+    def update(averaged: list[Tensor], current: list[Tensor], count: Tensor) -> None:
+        torch._foreach_lerp_(averaged, current, 1 - min(decay, float((1 + count) / (10 + count))))
+
+    return update
