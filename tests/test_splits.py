@@ -6,11 +6,18 @@ import numpy as np
 import PIL.Image
 import pytest
 from conftest import scan
+from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sfrecsam_hf import load_busi
-from sfrecsam_hf.data.splits import grouped_split, load_split, near_duplicate_groups, with_duplicate_groups
+from sfrecsam_hf.data.splits import (
+    grouped_folds,
+    grouped_split,
+    load_split,
+    near_duplicate_groups,
+    with_duplicate_groups,
+)
 
 
 def variants(image: PIL.Image.Image, tmp_path) -> list[PIL.Image.Image]:
@@ -39,6 +46,34 @@ def test_no_group_crosses_and_classes_keep_their_share(busi_folder, seed, share)
     for label in set(dataset["label"]):
         total = list(dataset["label"]).count(label)
         assert abs(list(parts["train"]["label"]).count(label) - share * total) <= 2
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    sizes=st.lists(st.lists(st.integers(1, 5), min_size=3, max_size=12), min_size=1, max_size=3),
+    folds=st.integers(2, 3),
+    seed=st.integers(0, 99),
+)
+def test_no_group_crosses_a_fold(sizes, folds, seed):
+    sources = [
+        Dataset.from_dict(
+            {
+                "group": [f"g{number}" for number, size in enumerate(groups) for _ in range(size)],
+                "label": [number % 2 for number, size in enumerate(groups) for _ in range(size)],
+            }
+        )
+        for groups in sizes
+    ]
+    dealt = grouped_folds(sources, folds, seed)
+    assert [len(part) for part in dealt] == [len(source) for source in sources]
+    assert set(np.concatenate(dealt)) == set(range(folds))
+    for source, part in zip(sources, dealt, strict=True):
+        assert len(set(zip(source["group"], part, strict=True))) == len(set(source["group"]))
+
+
+def test_more_folds_than_groups_are_refused():
+    with pytest.raises(ValueError, match="2 groups of images cannot be dealt into 3 folds"):
+        grouped_folds([Dataset.from_dict({"group": ["a", "a", "b"], "label": [0, 0, 0]})], 3)
 
 
 def test_shares_must_sum_to_one(busi_folder):

@@ -1,10 +1,13 @@
 """Near-duplicate detection, and splits that keep duplicates on one side."""
 
+import warnings
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import PIL.Image
 from datasets import Dataset, DatasetDict
+from sklearn.model_selection import StratifiedGroupKFold
 
 from .loading import load_folder, named_in, scan
 
@@ -91,6 +94,39 @@ def grouped_split(dataset: Dataset, shares: dict[str, float], seed: int = 0) -> 
         for index in members[group]:
             filled[name][int(labels[index])] += 1
     return DatasetDict({name: dataset.select(sorted(indices)) for name, indices in chosen.items()})
+
+
+def grouped_folds(sources: list[Dataset], folds: int = 4, seed: int = 0) -> list[np.ndarray]:
+    """
+    Deals the images of several data sets into folds; no group crosses a fold.
+
+    Each fold gets its share of every data set and of every class in it. Groups of different data sets are different
+    groups, even if they bear the same name.
+
+    Args:
+        sources (`list[datasets.Dataset]`): With the columns `label` and `group`.
+        folds (`int`): Number of folds, at least 2.
+        seed (`int`): Order in which groups of one size are dealt.
+
+    Returns:
+        `list[numpy.ndarray]`: For each data set the fold, 0 to `folds - 1`, of each of its images.
+
+    Raises:
+        ValueError: There are fewer groups than folds.
+    """
+    groups = [f"{number}/{group}" for number, source in enumerate(sources) for group in source["group"]]
+    strata = [f"{number}/{label}" for number, source in enumerate(sources) for label in source["label"]]
+    if not 2 <= folds <= len(set(groups)):
+        raise ValueError(f"{len(set(groups))} groups of images cannot be dealt into {folds} folds.")
+    if max(Counter(strata).values()) < folds:  # so few images that no class can reach every fold
+        strata = ["all"] * len(groups)
+    fold = np.zeros(len(groups), dtype=int)
+    with warnings.catch_warnings():  # a class with fewer images than folds is told by no fold having it
+        warnings.simplefilter("ignore", UserWarning)
+        dealer = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+        for number, (_, held_out) in enumerate(dealer.split(groups, strata, groups)):
+            fold[held_out] = number
+    return np.split(fold, np.cumsum([len(source) for source in sources])[:-1])
 
 
 def with_duplicate_groups(dataset: Dataset) -> Dataset:

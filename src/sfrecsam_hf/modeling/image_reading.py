@@ -1,7 +1,10 @@
 """Any image a user has, as 8-bit RGB; any mask, as booleans. Everything else is refused in one sentence."""
 
+import logging
+import os
 import re
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import PIL.Image
@@ -10,9 +13,19 @@ import torch
 from transformers.image_utils import load_image
 
 MAX_SIDE = 16384
-EXTENSIONS = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"}
+MAX_MEGAPIXELS = 25.0  # about 26 bytes a pixel are needed to segment: 0.7 GB
+MEGAPIXELS_VARIABLE = "SFRECSAM_MAX_MEGAPIXELS"
+EXTENSIONS = frozenset(
+    {".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".tif", ".tiff"}
+    | {".webp", ".gif", ".jp2", ".j2k", ".jpx", ".pbm", ".pgm", ".ppm", ".pnm", ".tga"}
+)
+MASK_WORDS = "masks?|gt|ground_?truth|segs?|segmentations?|lesions?|tumou?rs?"
+MASK_NAME = re.compile(rf"(?<=.)[_\-. ]({MASK_WORDS})([_\- ]?\d+)?$|^({MASK_WORDS})[_\-. ](?=.)", re.IGNORECASE)
+NOISE = 0.04  # values that lossy compression leaves around a shape, as a share of the brightest
 
 ImageLike = str | Path | PIL.Image.Image | np.ndarray | torch.Tensor
+
+logger = logging.getLogger(__name__)
 
 
 def read_rgb(image: ImageLike, name: str = "image") -> PIL.Image.Image:
@@ -29,7 +42,7 @@ def read_rgb(image: ImageLike, name: str = "image") -> PIL.Image.Image:
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is no image, is truncated, has NaN pixels, or its size is absurd.
+        ValueError: It is no image, is truncated, has NaN pixels or several frames, or its size is out of bounds.
     """
     if isinstance(image, (str, Path)):
         name, image = str(image), _open(str(image))
@@ -46,43 +59,141 @@ def read_rgb(image: ImageLike, name: str = "image") -> PIL.Image.Image:
 
 def read_mask(mask: ImageLike, name: str = "mask") -> np.ndarray:
     """
-    Reads one mask as booleans: above one half of its range is lesion, so anti-aliased edges are cut in the middle.
+    Reads one mask as booleans.
+
+    Values that fill areas are labels, colours or a palette: everything above zero is lesion. Values that only lie
+    between zero and the brightest along an edge are anti-aliasing: above one half is lesion. A shape in the alpha
+    channel counts where the colours show none.
 
     Args:
-        mask (`str`, `Path`, `PIL.Image.Image`, `numpy.ndarray` or `torch.Tensor`): Boolean, {0, 1}, or [0, 255].
+        mask (`str`, `Path`, `PIL.Image.Image`, `numpy.ndarray` or `torch.Tensor`):
+            Boolean, labels, [0, 1] or [0, 255].
         name (`str`): How to call it in an error.
 
     Returns:
         `numpy.ndarray` of shape `(height, width)`.
 
     Raises:
-        FileNotFoundError, ValueError: As for [`read_rgb`].
+        FileNotFoundError, ValueError: As for [`read_rgb`]; or its values are negative or no numbers, or all of them
+            lie below one half of [0, 1].
     """
     if isinstance(mask, (str, Path)):
         name, mask = str(mask), _open(str(mask))
+    if isinstance(mask, torch.Tensor):
+        mask = mask.detach().cpu().numpy()
+    if isinstance(mask, np.ndarray):
+        mask = np.squeeze(mask)
+        if mask.dtype == np.uint8 and mask.ndim == 3 and mask.shape[-1] == 4:
+            mask = PIL.Image.fromarray(mask)
     if isinstance(mask, PIL.Image.Image):
         check_size(mask.size, name)
-        mask = np.asarray(_flattened(_decoded(mask, name)) if mask.mode[0] not in "IF" else mask)
-    array = np.squeeze(mask.detach().cpu().numpy() if isinstance(mask, torch.Tensor) else np.asarray(mask))
-    if array.ndim == 3:
+        mask = _mask_values(_decoded(mask, name))
+    array = np.asarray(mask)
+    if array.ndim == 3 and array.shape[-1] in (3, 4):
         array = array[..., :3].max(axis=-1)
     if array.ndim != 2:
         raise ValueError(f"{name} has shape {array.shape}; a mask needs height and width only.")
     if array.dtype == bool:
         return array
-    brightest = float(array.max()) if array.size else 0.0
-    return array > (0.5 if brightest <= 1 else 127 if brightest <= 255 else brightest / 2)
+    if array.dtype.kind not in "iuf" or not np.isfinite(array).all() or (array < 0).any():
+        raise ValueError(f"{name} has values that are negative or no numbers; a mask is 0 outside the lesion.")
+    return _lesion(array, name)
+
+
+def _mask_values(image: PIL.Image.Image) -> np.ndarray:
+    """The channel, or the index of the palette, that draws the shape."""
+    if image.mode[0] in "1IF":
+        return np.asarray(image)
+    colours = np.asarray(image.convert("RGBA"))
+    alpha, brightest = colours[..., 3], colours[..., :3].max(axis=-1)
+    if alpha.min() < alpha.max():
+        shown = np.asarray(_flattened(image)).max(axis=-1)
+        return shown if shown.any() else alpha
+    return np.asarray(image) if image.mode == "P" and not brightest.any() else brightest
+
+
+def _lesion(values: np.ndarray, name: str) -> np.ndarray:
+    top = max(float(values.max()), 1.0) if values.dtype.kind == "f" else float(values.max())
+    low = (values > 0) & (values <= top / 2)
+    lesion = values > 0 if _fill_areas(values, low, top) else values > top / 2
+    if low.any() and not lesion.any():
+        raise ValueError(f"{name} has no pixel above {top / 2:g} and would be empty; save its lesion as {top:g}.")
+    return lesion
+
+
+def _fill_areas(values: np.ndarray, low: np.ndarray, top: float) -> bool:
+    """Whether most values up to one half stand in a square of four equals: labels do, edges and noise do not."""
+    if len(np.unique(values[low])) > 2:
+        low = low & (values > NOISE * top)
+    same = (values[:-1, :-1] == values[1:, 1:]) & (values[:-1, :-1] == values[:-1, 1:])
+    same &= values[:-1, :-1] == values[1:, :-1]
+    flat = np.zeros(values.shape, dtype=bool)
+    for rows in (slice(None, -1), slice(1, None)):
+        for columns in (slice(None, -1), slice(1, None)):
+            flat[rows, columns] |= same
+    return bool(low.any()) and float(flat[low].mean()) >= 0.5
 
 
 def mask_stem(stem: str) -> str:
-    """The image that a mask's name implies: `x` for `x_mask`, `x_mask_1`, `x_gt` and `mask_x`; itself otherwise."""
-    return re.sub(r"(_mask|_gt|_seg)(_?\d+)?$|^mask_", "", stem, flags=re.IGNORECASE)
+    """The image that a mask's name implies: `x` for `x_mask`, `x_mask_1`, `x-gt`, `x_tumor`, `mask_x`; or itself."""
+    return MASK_NAME.sub("", stem)
+
+
+def max_megapixels() -> float:
+    """The largest image that is read, in megapixels; the environment variable SFRECSAM_MAX_MEGAPIXELS changes it."""
+    given = os.environ.get(MEGAPIXELS_VARIABLE, MAX_MEGAPIXELS)
+    try:
+        bound = float(given)
+    except ValueError:
+        bound = 0.0
+    if not bound > 0:
+        raise ValueError(f"{MEGAPIXELS_VARIABLE}={given} must be a number above 0.")
+    return bound
 
 
 def check_size(size: tuple[int, int], name: str) -> None:
-    """Refuses a `(width, height)` that no ultrasound image has."""
+    """Refuses a `(width, height)` that no ultrasound image has, or that is above [`max_megapixels`]."""
     if min(size) < 2 or max(size) > MAX_SIDE:
         raise ValueError(f"{name} is {size[0]}x{size[1]} pixels; images need 2 to {MAX_SIDE} pixels a side.")
+    megapixels, bound = size[0] * size[1] / 1e6, max_megapixels()
+    if megapixels > bound:
+        raise ValueError(
+            f"{name} is {size[0]}x{size[1]} pixels, {megapixels:.0f} megapixels of at most {bound:g}; "
+            f"save it smaller, or set {MEGAPIXELS_VARIABLE}."
+        )
+
+
+def open_image(file: Path | BinaryIO, name: str) -> PIL.Image.Image:
+    """
+    Opens one picture without decoding it. A JPEG above [`max_megapixels`] is going to be decoded at a half, a quarter
+    or an eighth of its size, which is logged.
+
+    Raises:
+        ValueError: Pillow does not know the format, the file is damaged, or it has several frames.
+    """
+    try:
+        image = PIL.Image.open(file)
+    except PIL.Image.DecompressionBombError as error:
+        raise ValueError(
+            f"{name} is above Pillow's own bound; images need 2 to {MAX_SIDE} pixels a side and "
+            f"at most {max_megapixels():g} megapixels."
+        ) from error
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ValueError(f"{name} is not an image that Pillow can read; convert it to PNG.") from error
+    if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:  # a camera's MPO is one picture and its previews
+        raise ValueError(f"{name} has {image.n_frames} frames; export the one to use.")
+    _reduce(image, name)
+    return image
+
+
+def _reduce(image: PIL.Image.Image, name: str) -> None:
+    width, height = image.size
+    bound = max_megapixels() * 1e6
+    if image.format != "JPEG" or width * height <= bound:
+        return
+    factor = next((factor for factor in (2, 4) if width * height <= bound * factor**2), 8)
+    image.draft(None, (width // factor, height // factor))
+    logger.warning("%s is read at 1/%d of its %dx%d pixels.", name, factor, width, height)
 
 
 def _open(source: str) -> PIL.Image.Image:
@@ -93,12 +204,7 @@ def _open(source: str) -> PIL.Image.Image:
         raise FileNotFoundError(f"{source} does not exist; check the path.")
     if path.stat().st_size == 0:
         raise ValueError(f"{source} is empty; fetch or export it again.")
-    try:
-        return PIL.Image.open(path)
-    except PIL.Image.DecompressionBombError as error:
-        raise ValueError(f"{source} is absurdly large; images need 2 to {MAX_SIDE} pixels a side.") from error
-    except (OSError, SyntaxError, ValueError) as error:
-        raise ValueError(f"{source} is not an image that Pillow can read; convert it to PNG.") from error
+    return open_image(path, source)
 
 
 def _decoded(image: PIL.Image.Image, name: str) -> PIL.Image.Image:
