@@ -129,6 +129,7 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
         patch_stride: int | None = None,
         window_size: int | None = None,
         hub_options: dict | None = None,
+        branch_from: str | None = None,
         **overrides,
     ) -> "SFRecSamModel":
         """
@@ -141,6 +142,7 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
             patch_stride (`int`, *optional*): Another distance between tokens, with the same patch kernel.
             window_size (`int`, *optional*): Another attention window; best is one that divides the token grid.
             hub_options (`dict`, *optional*): For `SamModel.from_pretrained`, such as `{"revision": ...}`.
+            branch_from (`str`, *optional*): A checkpoint of ours whose trained branch is taken over.
             overrides: Fields of [`SFRecSamConfig`].
 
         Returns:
@@ -158,7 +160,31 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
         fitted, model.sam_report = fitted_state(weights, model.state_dict())
         model.load_state_dict(fitted, strict=False)
         logger.info("%s: %s", source, model.sam_report)
+        if branch_from is not None:
+            model.take_branch(branch_from)
         return model.eval()
+
+    def take_branch(self, source: str) -> None:
+        """
+        Takes the trained spatial-frequency branch of another checkpoint over.
+
+        Args:
+            source (`str`): Folder or Hub name of a checkpoint of ours.
+
+        Raises:
+            ValueError: One of the two has no branch, or the branches differ in size.
+        """
+        other = SFRecSamModel.from_pretrained(source)
+        shapes = [
+            {} if model.branch is None else {name: value.shape for name, value in model.branch.state_dict().items()}
+            for model in (self, other)
+        ]
+        if not shapes[0] or shapes[0] != shapes[1]:
+            raise ValueError(
+                f"The branch of {source} does not fit; fusion, branch_width, branch_depth and filter_bins must be the "
+                "same here and there."
+            )
+        self.branch.load_state_dict(other.branch.state_dict())
 
     def encode(
         self,

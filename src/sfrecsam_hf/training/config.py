@@ -8,7 +8,7 @@ from typing import Any, get_args, get_origin
 import yaml
 
 # May change while a run goes on. Data may have moved: that the images are the same is told by their pixels.
-FREE_ON_RESUME = ("train", "validation", "splits", "output", "save_steps", "workers", "tracker", "overlays")
+FREE_ON_RESUME = ("train", "validation", "splits", "objections", "output", "save_steps", "workers", "tracker", "overlays")
 
 
 @dataclass
@@ -19,11 +19,14 @@ class TrainingConfig:
     Args:
         train (`list[str]`): Data folders or zips to train on; their split `train`.
         validation (`list[str]`): Data folders or zips to choose the best checkpoint on; their splits `val` together.
+            Without any, nothing is chosen and the last weights are kept.
         output (`str`): Folder of the run.
         splits (`str`, *optional*): CSV with `image,group,split`; without it BUSI is split by near-duplicate group.
+        objections (`str`, *optional*): CSV with `image,objection`; images with an objection are not trained on.
         shares (`list[float]`, *optional*): Share of each folder that one epoch shows; all of each if not given.
         model (`str`): `"tiny"`, `"base"`, or a checkpoint to go on from.
         sam (`str`, *optional*): A SAM checkpoint (transformers folder, Hub name, or original `.pth`) to extend.
+        branch (`str`): What the branch of a new model starts from: `"imagenet"`, `"random"`, or a checkpoint of ours.
         image_size (`int`, *optional*): Side of the input in pixels; the model's own if not given.
         overrides (`dict`): Fields of [`SFRecSamConfig`] to change for `"tiny"` and `"base"`.
         freeze_base (`bool`): Leave the original SAM weights as they are (with `sam`).
@@ -32,12 +35,14 @@ class TrainingConfig:
         batch_size (`int`): Images per process and step.
         accumulation (`int`): Batches per optimizer step.
         learning_rate (`float`): Peak of the cosine schedule.
+        branch_learning_rate (`float`): The same for the pretrained convolutions of the branch.
         correction_learning_rate (`float`): The same for stage 2.
         weight_decay (`float`): AdamW's, on matrices and kernels only.
         warmup (`float`): Share of the steps that warm up.
         clip (`float`): Largest gradient norm.
         ema_decay (`float`): Of the exponential moving average that is validated and saved; 0 for none.
         augmentation (`float`): 0 for none, 1 for the recipe's.
+        marks (`float`): Share of lesion images on which calipers are drawn; more of the normal ones.
         click_share (`float`): Share of lesion images that are given clicks in place of automatic prompts. Above 0, the
             best checkpoint of stage 1 is the best on average of both.
         box_share (`float`): Share of lesion images that are given a loose box.
@@ -58,9 +63,11 @@ class TrainingConfig:
     validation: list[str] = field(default_factory=list)
     output: str = "runs/sf-recsam"
     splits: str | None = None
+    objections: str | None = None
     shares: list[float] | None = None
     model: str = "tiny"
     sam: str | None = None
+    branch: str = "imagenet"
     image_size: int | None = None
     overrides: dict[str, Any] = field(default_factory=dict)
     freeze_base: bool = False
@@ -69,12 +76,14 @@ class TrainingConfig:
     batch_size: int = 16
     accumulation: int = 1
     learning_rate: float = 1e-3
+    branch_learning_rate: float = 4e-4
     correction_learning_rate: float = 1e-3
     weight_decay: float = 0.05
     warmup: float = 0.05
     clip: float = 1.0
     ema_decay: float = 0.998
     augmentation: float = 1.0
+    marks: float = 0.5
     click_share: float = 0.2
     box_share: float = 0.1
     mc_samples: int | None = 4
@@ -89,8 +98,8 @@ class TrainingConfig:
     def __post_init__(self):
         for setting in fields(self):
             self._check_kind(setting.name, setting.type)
-        if not self.train or not self.validation:
-            raise ValueError("train and validation must each name a data folder or zip.")
+        if not self.train:
+            raise ValueError("train must name a data folder or zip.")
         self.shares = [1.0] * len(self.train) if self.shares is None else self.shares
         if len(self.shares) != len(self.train):
             raise ValueError(f"shares has {len(self.shares)} entries for {len(self.train)} folders in train.")
@@ -101,10 +110,10 @@ class TrainingConfig:
         for name in (*counts, "weight_decay", "augmentation"):
             if (getattr(self, name) or 0) < 0:
                 raise ValueError(f"{name}={getattr(self, name)} must be 0 or more.")
-        for name in ("warmup", "ema_decay", "click_share", "box_share"):
+        for name in ("warmup", "ema_decay", "marks", "click_share", "box_share"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 0 and below 1.")
-        for name in ("learning_rate", "correction_learning_rate", "clip"):
+        for name in ("learning_rate", "branch_learning_rate", "correction_learning_rate", "clip"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}={getattr(self, name)} must be above 0.")
         if self.click_share + self.box_share > 1:

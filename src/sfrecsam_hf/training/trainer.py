@@ -10,11 +10,13 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, DistributedType, set_seed
+from datasets import Dataset
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers import get_scheduler
 
+from ..data.objections import without_objections
 from ..data.splits import load_splits
 from ..modeling.configuration_sfrecsam import SFRecSamConfig
 from ..modeling.image_processing_sfrecsam import SFRecSamImageProcessorPil
@@ -78,7 +80,7 @@ class Stage:
 class TrainingRun:
     """One run in one folder; a process may end at any moment and another go on from there."""
 
-    def __init__(self, config: TrainingConfig, resume: bool = False):
+    def __init__(self, config: TrainingConfig, resume: bool = False, sources: list[Dataset] | None = None):
         self.config, self.output = config, Path(config.output)
         if not resume and (self.output / "latest").is_file():
             raise FileExistsError(f"{self.output} already holds a run; pass --resume or choose another --output.")
@@ -89,9 +91,12 @@ class TrainingRun:
                 "another --output."
             )
         set_seed(config.seed)
-        sources = load_splits(config.train, "train", config.splits, config.seed)
+        sources = sources or load_splits(config.train, "train", config.splits, config.seed)
+        sources = [without_objections(source, config.objections) for source in sources]
         self.groups = [source["group"][:] for source in sources]
-        self.validation = Validation(load_splits(config.validation, "val", config.splits, config.seed), config)
+        self.validation = None
+        if config.validation:
+            self.validation = Validation(load_splits(config.validation, "val", config.splits, config.seed), config)
         self.accelerator = Accelerator(
             cpu=not torch.accelerator.is_available(),  # or several processes would not find each other
             mixed_precision=config.mixed_precision,
@@ -124,6 +129,7 @@ class TrainingRun:
             config.augmentation,
             config.click_share,
             config.box_share,
+            config.marks,
             quiet=not main,
         )
         self.batches = EpochBatches(
@@ -178,7 +184,7 @@ class TrainingRun:
         self.model = accelerator.unwrap_model(stage.model, keep_fp32_wrapper=False)
         self.model = self._whole_model()
         accelerator.free_memory()
-        if progress.stage == 2:
+        if progress.stage == 2 and self.validation is not None:
             self._calibrate_correction()
         self.progress = Progress(stage=progress.stage + 1, seconds=progress.seconds, shown=progress.shown)
 
@@ -188,7 +194,7 @@ class TrainingRun:
         trainable = self.model.train_stage(progress.stage, config.freeze_base)
         steps_per_epoch = self.batches.batches // (config.accumulation * accelerator.num_processes)
         rate = config.learning_rate if progress.stage == 1 else config.correction_learning_rate
-        optimizer = decayed_adamw(self.model, rate, config.weight_decay)
+        optimizer = decayed_adamw(self.model, rate, config.weight_decay, config.branch_learning_rate)
         warmup = round(config.warmup * epochs * steps_per_epoch)
         scheduler = get_scheduler("cosine", optimizer, warmup, epochs * steps_per_epoch)
         loader = DataLoader(
@@ -282,7 +288,10 @@ class TrainingRun:
         }
 
     def _validate(self, model: SFRecSamModel) -> None:
-        """Tells how the epoch did on the held-out images, draws some, and keeps the best model."""
+        """Tells how the epoch did on the held-out images, draws some, and keeps the best model; the last without any."""
+        if self.validation is None:
+            self.checkpoints.save_best(model, self.processor)
+            return
         accelerator, progress, start = self.accelerator, self.progress, time.perf_counter()
         outcomes = self.validation.outcomes(model, self.processor, accelerator, progress.stage)
         found = scores(outcomes)
@@ -314,6 +323,8 @@ class TrainingRun:
         self.accelerator.wait_for_everyone()
         start, best = time.perf_counter(), SFRecSamModel.from_pretrained(self.checkpoints.best)
         self.model.load_state_dict(best.state_dict())
+        if self.validation is None:
+            return
         thresholds = calibrate(self.model.eval(), self.processor, *self.validation.parts)
         self._set_thresholds(self.model, thresholds, start)
 
@@ -345,13 +356,16 @@ class TrainingRun:
             self.config,
             self.history.rows(),
             self.groups,
-            [part["group"][:] for part in self.validation.parts],
+            [part["group"][:] for part in self._held_out()],
             self.accelerator.device,
             seconds=self.progress.seconds,
             processes=self.accelerator.num_processes,
             image_size=self.model.config.vision_config.image_size,
             parameters=self.model.num_parameters(),
         )
+
+    def _held_out(self) -> list[Dataset]:
+        return [] if self.validation is None else self.validation.parts
 
     def _out_of_patience(self) -> bool:
         return bool(self.config.patience) and self.progress.waited >= self.config.patience
@@ -368,7 +382,7 @@ class TrainingRun:
         accelerator.print(
             f"***** stage {self.progress.stage}: {epochs} epochs of {steps_per_epoch} steps of {effective} images "
             f"({config.batch_size} x {config.accumulation} accumulated x {accelerator.num_processes} processes)\n"
-            f"***** {len(self.images)} training and {sum(map(len, self.validation.parts))} validation images\n"
+            f"***** {len(self.images)} training and {sum(map(len, self._held_out()))} validation images\n"
             f"***** {trainable:,} of {self.model.num_parameters():,} parameters train; {accelerator.device}, "
             f"{config.mixed_precision} precision, seed {config.seed}"
         )
