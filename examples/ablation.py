@@ -1,17 +1,17 @@
-"""Which of the method's modules pay: every row of the paper's ablation, several seeds each, and U-Nets beside them.
+"""Which modules of the method pay: every row of the paper's ablation, several seeds each.
 
     python examples/ablation.py --train BUSI BUS-BRA --validation BUSI BUS-BRA --output runs/ablation
     python examples/ablation.py --train BUSI --validation BUSI --output runs/ablation --seeds 0 1 2 3 4 --epochs 40
-    python examples/ablation.py --train BUSI --validation BUSI --output runs/pair --networks --fusions none spatial
-    python examples/ablation.py --train BUSI --validation BUSI --output runs/sam --networks --sam facebook/sam-vit-base
-    python examples/ablation.py --train BUSI --validation BUSI --output runs/on --networks --start runs/ablation
+    python examples/ablation.py --train BUSI --validation BUSI --output runs/pair --fusions none spatial
+    python examples/ablation.py --train BUSI --validation BUSI --output runs/sam --sam facebook/sam-vit-base
+    python examples/ablation.py --train BUSI --validation BUSI --output runs/on --start runs/ablation
 
-Three trainings for each seed (no fusion, spatial, spatial-frequency) and one for each U-Net, from scratch, on the same
-images for as many epochs; the last of ours also trains its correctors, which are then switched on one by one. Whatever
-is finished in the output folder is not done again. Writes `ablation.json` and `ablation.md`: means over seeds, and the
-difference to the row before, paired by image, with bootstrap 95 % intervals over images. `--fusions`, `--networks` and
-`--correction-epochs 0` leave rows out. With `--sam` each fusion is added to a SAM whose weights rest, as in the paper;
-with `--start` the models of an earlier run go on, at another `--image-size` too.
+Each seed trains three models on the same images for the same number of epochs: without fusion, with spatial fusion,
+and with spatial-frequency fusion. The last one also trains its correctors, which are then switched on one by one.
+A model that is finished in the output folder is not trained again. Writes `ablation.json` and `ablation.md`: means
+over seeds, and the difference to the row before, paired by image, with bootstrap 95 % intervals over images.
+`--fusions` and `--correction-epochs 0` leave rows out. `--sam` adds each fusion to a SAM whose weights are frozen, as
+in the paper. `--start` goes on from the models of an earlier run, also at another `--image-size`.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 from datasets import concatenate_datasets
-from unet_baseline import NETWORKS, difference, signed, train_unet
+from tables import as_table, difference, signed, write
 
 from sfrecsam_hf import TrainingConfig, train
 from sfrecsam_hf.data.splits import load_splits
@@ -35,13 +35,13 @@ BEFORE = {
     "+ spatial fusion": "SAM alone",
     "+ spatial-frequency fusion": "+ spatial fusion",
     **dict.fromkeys(CORRECTORS, "+ spatial-frequency fusion"),
-    **dict.fromkeys(NETWORKS, "full: both correctors"),
 }
+HEADS = ("row", "Dice", "sd over seeds", "precision", "recall", "against", "difference", "of each seed")
+
+Rows = dict[str, list[dict[str, Any]]]
 
 
-def rows_of_seed(
-    settings: dict[str, Any], output: Path, seed: int, fusions: list[str], networks: list[str]
-) -> dict[str, list[dict[str, Any]]]:
+def rows_of_seed(settings: dict[str, Any], output: Path, seed: int, fusions: list[str]) -> Rows:
     """
     The metrics of every validation lesion in every row, for one seed.
 
@@ -50,47 +50,34 @@ def rows_of_seed(
         output (`Path`): Folder of all runs.
         seed (`int`): Of weights, order and augmentation.
         fusions (`list[str]`): Fusions to train.
-        networks (`list[str]`): U-Nets to train beside them.
     """
-    rows: dict[str, list[dict[str, Any]]] = {}
+    rows: Rows = {}
     for row, fusion in FUSIONS.items():
         if fusion not in fusions:
             continue
         folder = output / f"{fusion}-{seed}"
-        found = finished(folder / "rows.json")
-        if found is None:
-            beginning: dict[str, Any] = {"overrides": {"fusion": fusion}, "freeze_base": settings["sam"] is not None}
-            if settings["model"] != "tiny":
-                beginning = {"model": str(Path(settings["model"], folder.name, "best"))}
-            config = TrainingConfig(
-                **settings | beginning | ({} if fusion == "spatial-frequency" else {"correction_epochs": 0}),
-                output=str(folder),
-                tracker=None,
-                seed=seed,
-            )
-            trained = load_checkpoint(train(config, resume=(folder / "latest").is_file()))
-            validation = concatenate_datasets(load_splits(config.validation, "val", config.splits, seed))
-            switched = {row: (), **(CORRECTORS if config.correction_epochs else {})}
-            found = {name: ours(*trained, validation, correctors) for name, correctors in switched.items()}
-            (folder / "rows.json").write_text(json.dumps(found))
-        rows |= found
-    for name in networks:
-        folder = output / f"{name.split()[-1].lower()}-{seed}"
-        found = finished(folder / "rows.json")
-        if found is None:
-            result = train_unet(name, TrainingConfig(**settings, output=str(folder), seed=seed))
-            validation = [result["per_image"][Path(source).name] for source in settings["validation"]]
-            found = {name: [row for rows_of_one in validation for row in rows_of_one if row["lesion"]]}
-            (folder / "rows.json").write_text(json.dumps(found))
-        rows |= found
+        path = folder / "rows.json"
+        if not path.is_file():
+            path.write_text(json.dumps(trained_rows(row, fusion, settings, folder, seed)))
+        rows |= json.loads(path.read_text())
     return rows
 
 
-def finished(path: Path) -> dict[str, list[dict[str, Any]]] | None:
-    return json.loads(path.read_text()) if path.is_file() else None
+def trained_rows(row: str, fusion: str, settings: dict[str, Any], folder: Path, seed: int) -> Rows:
+    """Trains one model and measures it without correctors, and with each of them where they were trained."""
+    beginning: dict[str, Any] = {"overrides": {"fusion": fusion}, "freeze_base": settings["sam"] is not None}
+    if settings["model"] != "tiny":
+        beginning = {"model": str(Path(settings["model"], folder.name, "best"))}
+    if fusion != "spatial-frequency":
+        beginning["correction_epochs"] = 0
+    config = TrainingConfig(**settings | beginning, output=str(folder), tracker=None, seed=seed)
+    trained = load_checkpoint(train(config, resume=(folder / "latest").is_file()))
+    validation = concatenate_datasets(load_splits(config.validation, "val", config.splits, seed))
+    switched = {row: (), **(CORRECTORS if config.correction_epochs else {})}
+    return {name: measured(*trained, validation, correctors) for name, correctors in switched.items()}
 
 
-def ours(model: Any, processor: Any, validation: Any, correctors: tuple[str, ...]) -> list[dict[str, Any]]:
+def measured(model: Any, processor: Any, validation: Any, correctors: tuple[str, ...]) -> list[dict[str, Any]]:
     """The metrics of the final mask of every lesion, prompted automatically."""
     results, _ = evaluate(
         model, processor, validation, ["auto"], quiet=True, correctors=correctors, presence_threshold=0.0
@@ -98,7 +85,7 @@ def ours(model: Any, processor: Any, validation: Any, correctors: tuple[str, ...
     return [{"name": row["name"], **row["final"]} for row in results["per_image"] if row["lesion"]]
 
 
-def summary(seeds: list[dict[str, list[dict[str, Any]]]]) -> list[dict[str, Any]]:
+def summary(seeds: list[Rows]) -> list[dict[str, Any]]:
     """One line for each row: means, the spread over seeds, and the paired difference to the row before."""
     tables = {
         row: np.array([[[image[metric] for metric in METRICS] for image in seed[row]] for seed in seeds])
@@ -120,7 +107,7 @@ def summary(seeds: list[dict[str, list[dict[str, Any]]]]) -> list[dict[str, Any]
 
 
 def named(settings: dict[str, Any]) -> dict[str, Any]:
-    """The settings with the name of every path in its place: where data lie is nobody's concern."""
+    """The settings with the name of every path in place of the path, which is nobody's concern."""
     names: dict[str, Any] = {
         name: [Path(source).name for source in settings[name]] for name in ("train", "validation")
     }
@@ -132,26 +119,26 @@ def markdown(lines: list[dict[str, Any]], settings: dict[str, Any]) -> str:
     """The table, under a sentence that says what each row had to learn from."""
     beginning = "from scratch"
     if settings["sam"] is not None:
-        beginning = f"added to {Path(settings['sam']).name}, whose weights rest"
+        beginning = f"added to {Path(settings['sam']).name}, frozen"
     if settings["model"] != "tiny":
-        beginning = f"gone on from {Path(settings['model']).name}"
-    text = [
-        f"{len(settings['train'])} data sets, {settings['epochs']} epochs and {settings['correction_epochs']} of the "
-        f"correctors, {settings['image_size']} px, {lines[0]['seeds']} seeds; {beginning}; automatic prompts, "
-        "validation lesions, original size, no image refused. The difference is in Dice, paired by image, with its "
-        "95 % interval over images; how much of it is luck with a seed, the last column shows.",
-        "",
-        "| row | Dice | sd over seeds | precision | recall | against | difference | of each seed |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for line in lines:
-        against = signed(line) if "low" in line else ""
-        each = ", ".join(f"{value:+.3f}" for value in line.get("difference_of_each_seed", []))
-        text.append(
-            f"| {line['row']} | {line['dice']:.3f} | {line['dice_over_seeds']:.3f} | {line['precision']:.3f} | "
-            f"{line['recall']:.3f} | {line.get('against', '')} | {against} | {each} |"
+        beginning = f"from the models of {Path(settings['model']).name}"
+    about = (
+        f"{len(settings['train'])} data sets, {settings['epochs']} epochs, and {settings['correction_epochs']} of the "
+        f"correctors; {settings['image_size']} px; {lines[0]['seeds']} seeds; {beginning}. Automatic prompts, "
+        "validation lesions at the original size, presence threshold off. The difference is in Dice, paired by image, "
+        "with its 95 % interval over images; the last column shows how much of it depends on the seed."
+    )
+    cells = [
+        (
+            line["row"],
+            *(f"{line[name]:.3f}" for name in ("dice", "dice_over_seeds", "precision", "recall")),
+            line.get("against", ""),
+            signed(line) if "low" in line else "",
+            ", ".join(f"{value:+.3f}" for value in line.get("difference_of_each_seed", [])),
         )
-    return "\n".join(text) + "\n"
+        for line in lines
+    ]
+    return f"{about}\n\n{as_table(HEADS, cells)}"
 
 
 def main() -> None:
@@ -163,7 +150,7 @@ def main() -> None:
     parser.add_argument("--splits", help="CSV with image,group,split of the first folder")
     parser.add_argument("--shares", type=float, nargs="+", help="share of each folder that one epoch shows")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="(%(default)s)")
-    parser.add_argument("--epochs", type=int, default=20, help="of the base and of a U-Net (%(default)s)")
+    parser.add_argument("--epochs", type=int, default=20, help="of the base (%(default)s)")
     parser.add_argument("--correction-epochs", type=int, default=3, help="(%(default)s)")
     beginning = parser.add_mutually_exclusive_group()
     beginning.add_argument("--sam", help="checkpoint of a SAM that each fusion is added to (from scratch without)")
@@ -171,23 +158,16 @@ def main() -> None:
     parser.add_argument("--image-size", type=int, default=128, help="side of the input (%(default)s)")
     parser.add_argument("--batch-size", type=int, default=16, help="(%(default)s)")
     parser.add_argument("--augmentation", type=float, default=1.0, help="strength (%(default)s)")
-    parser.add_argument("--transplant-share", type=float, default=0.3, help="of prompted images (%(default)s)")
-    parser.add_argument("--echo-share", type=float, default=0.0, help="images with another echo (%(default)s)")
     every = list(FUSIONS.values())
-    parser.add_argument("--fusions", nargs="+", choices=every, default=every, help="ours (all)")
-    parser.add_argument("--networks", nargs="*", choices=NETWORKS, default=list(NETWORKS), help="U-Nets (all)")
+    parser.add_argument("--fusions", nargs="+", choices=every, default=every, help="fusions to train (all)")
     options = vars(parser.parse_args())
-    output, seeds = Path(options.pop("output")), options.pop("seeds")
-    fusions, networks = options.pop("fusions"), options.pop("networks")
-    if options["model"] != "tiny" and networks:
-        parser.error("only ours go on from --start; give --networks without a name.")
+    output, seeds, fusions = Path(options.pop("output")), options.pop("seeds"), options.pop("fusions")
     done = []
-    for seed in seeds:
-        done.append(rows_of_seed(options, output, seed, fusions, networks))
+    for seed in seeds:  # the table grows with every seed: an interrupted run has lost nothing
+        done.append(rows_of_seed(options, output, seed, fusions))
         lines = summary(done)
-        (output / "ablation.json").write_text(json.dumps({"settings": named(options), "rows": lines}, indent=1) + "\n")
-        (output / "ablation.md").write_text(markdown(lines, options))
-    print((output / "ablation.md").read_text())
+        write(output, "ablation", {"settings": named(options), "rows": lines}, markdown(lines, options))
+    print(markdown(lines, options))
 
 
 if __name__ == "__main__":

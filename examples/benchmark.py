@@ -1,11 +1,11 @@
-"""SF-RecSAM against plain SAM, repeated passes and a U-Net: cost, speed and memory, one command, one run.
+"""Cost, speed and memory of SF-RecSAM, as it is, in bfloat16, compiled and as ONNX, beside plain SAM and a U-Net.
 
-    python examples/benchmark.py                                   # all of it, on the CPU and on a GPU if there is one
-    python examples/benchmark.py --flops-only                      # seconds: counts operations, runs nothing
+    python examples/benchmark.py                                   # on the CPU, and on a GPU if there is one
+    python examples/benchmark.py --flops-only                      # takes seconds: counts operations, runs nothing
     python examples/benchmark.py --sizes tiny --repeats 5 --modes inference
 
-Rivals are timed in turn, round after round, so that a busy machine slows all of them alike; ratios are taken within
-a round, and their median and middle half are shown. Writes benchmark.json, benchmark.md and benchmark.png.
+Weights are random. Rivals are timed in turn, round after round, so that a busy machine slows all of them alike. Ratios
+are taken within a round; their median and middle half are shown. Writes `benchmark.json` and `benchmark.md`.
 """
 
 import argparse
@@ -13,17 +13,18 @@ import ctypes
 import gc
 import importlib.util
 import itertools
-import json
 import multiprocessing
 import platform
 import resource
-import statistics
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 import transformers
+from tables import as_table, spread, write
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
@@ -34,10 +35,12 @@ from sfrecsam_hf.modeling.segmentation import segmentations
 
 SIZES = {"tiny": SFRecSamConfig.tiny, "base": SFRecSamConfig.base, "sam-1024": SFRecSamConfig.sam_geometry}
 SAMPLES = 8
-OURS, ONE_PASS, FOLDED = "SF-RecSAM", "SF-RecSAM T=0", "SF-RecSAM folded"
-REFERENCE = "SF-RecSAM encoder per sample"
-PLAIN, EAGER, REPEATED, UNET = "SamModel sdpa", "SamModel eager", f"SamModel {SAMPLES} passes", "MONAI U-Net"
-RIVALS = (OURS, ONE_PASS, REFERENCE, FOLDED, PLAIN, EAGER, REPEATED, UNET)
+OURS, ONE_PASS = "SF-RecSAM", "SF-RecSAM T=0"
+BFLOAT16, COMPILED, ONNX = "SF-RecSAM bfloat16", "SF-RecSAM compiled", "SF-RecSAM ONNX"
+PLAIN, REPEATED, UNET = "SamModel", f"SamModel {SAMPLES} passes", "MONAI U-Net"
+RIVALS = (OURS, ONE_PASS, BFLOAT16, COMPILED, ONNX, PLAIN, REPEATED, UNET)
+TRAINED = (OURS, PLAIN, UNET)
+NETWORKS = (OURS, ONE_PASS, PLAIN, REPEATED, UNET)  # the others are the first in another form: the same operations
 
 
 class RepeatedPasses(nn.Module):
@@ -52,13 +55,13 @@ class RepeatedPasses(nn.Module):
         return torch.stack(passes).mean(0)
 
 
-def plain_sam(config: SFRecSamConfig, attention: str) -> SamModel:
+def plain_sam(config: SFRecSamConfig) -> SamModel:
     """A `SamModel` with our encoder's geometry: as many tokens, the same width, depth and windows."""
     ours = config.vision_config
     names = ("hidden_size", "num_hidden_layers", "num_attention_heads", "mlp_ratio", "window_size", "output_channels")
     vision = {name: getattr(ours, name) for name in names}
     vision |= {"global_attn_indexes": list(ours.global_attn_indexes), "num_pos_feats": ours.num_pos_feats}
-    vision["initializer_range"] = ours.initializer_range  # SAM's own, 1e-10, would let a CPU train on denormal numbers
+    vision["initializer_range"] = ours.initializer_range  # with SAM's own, 1e-10, a CPU trains on denormal numbers
     # SAM's kernel is as wide as its stride, so the same token grid and kernel need a larger picture.
     image_size = ours.patch_kernel_size * ours.image_size // ours.patch_size
     grid = {"image_size": image_size, "patch_size": ours.patch_kernel_size}
@@ -71,7 +74,7 @@ def plain_sam(config: SFRecSamConfig, attention: str) -> SamModel:
             name: getattr(decoder, name) for name in ("hidden_size", "mlp_dim", "iou_head_hidden_dim")
         },
     )
-    return SamModel._from_config(sam, attn_implementation=attention)
+    return SamModel._from_config(sam)
 
 
 def build(rival: str, size: str) -> tuple[nn.Module, dict[str, tuple[int, ...]], dict]:
@@ -79,16 +82,13 @@ def build(rival: str, size: str) -> tuple[nn.Module, dict[str, tuple[int, ...]],
     config = SIZES[size]()
     image = (3, config.vision_config.image_size, config.vision_config.image_size)
     if rival.startswith(OURS):
-        attention = "folded" if rival == FOLDED else "unbiased"
-        model = SFRecSamModel._from_config(config, attn_implementation=attention)
-        samples = 0 if rival == ONE_PASS else SAMPLES
-        arguments = {"mc_samples": samples, "presence_threshold": 0.0, "sample_encoder": rival == REFERENCE}
-        return model, {"pixel_values": image}, arguments
+        arguments = {"mc_samples": 0 if rival == ONE_PASS else SAMPLES, "presence_threshold": 0.0}
+        return SFRecSamModel(config), {"pixel_values": image}, arguments
     if rival == UNET:
         from monai.networks.nets import BasicUNet
 
         return BasicUNet(2, 3, 1), {"x": image}, {}
-    sam = plain_sam(config, "eager" if rival == EAGER else "sdpa")
+    sam = plain_sam(config)
     side = sam.config.vision_config.image_size
     shapes = {"pixel_values": (3, side, side), "input_boxes": (1, 4)}
     if rival == REPEATED:
@@ -104,17 +104,12 @@ def inputs_of(shapes: dict[str, tuple[int, ...]], batch: int, device: str) -> di
 
 
 def count(rival: str, size: str) -> dict[str, float]:
-    """
-    Floating-point operations of one image and numbers in the model, without computing anything.
-
-    Counted on the meta device, where attention falls apart into the matrix products it consists of, as the CPU runs
-    them: our attention is `"banded"` there.
-    """
+    """Operations of one image and numbers in the model, counted on the meta device without computing anything."""
     with torch.device("meta"):
         model, shapes, arguments = build(rival, size)
         inputs = inputs_of(shapes, 1, "meta")
     if rival in (OURS, ONE_PASS):
-        model.set_attn_implementation("banded")
+        model.set_attn_implementation("eager")  # the matrix products that attention consists of
     model.eval().requires_grad_(False)
     with torch.no_grad(), FlopCounterMode(display=False, depth=2) as counter:
         model(**inputs, **arguments)
@@ -128,17 +123,21 @@ def count(rival: str, size: str) -> dict[str, float]:
 
 def step_of(rival: str, size: str, mode: str, device: str, batch: int, dtype: str) -> Callable[[], None]:
     """One inference or training step, ready to run."""
+    if rival == ONNX:
+        return onnx_step(size, batch)
     model, shapes, arguments = build(rival, size)
+    dtype = "bfloat16" if rival == BFLOAT16 else dtype
     model = model.to(device, getattr(torch, dtype) if mode == "inference" else None)
     inputs = inputs_of(shapes, batch, device)
     precision = next(model.parameters()).dtype
     inputs |= {name: value.to(precision) for name, value in inputs.items() if name in ("pixel_values", "x")}
     if mode == "inference":
         model.eval()
+        call = torch.compile(model, dynamic=True) if rival == COMPILED else model
 
         def infer() -> None:
             with torch.inference_mode():
-                model(**inputs, **arguments)
+                call(**inputs, **arguments)
 
         return infer
     model.train()
@@ -159,6 +158,24 @@ def step_of(rival: str, size: str, mode: str, device: str, batch: int, dtype: st
         optimizer.step()
 
     return train
+
+
+def onnx_step(size: str, batch: int) -> Callable[[], None]:
+    """The exported graph on onnxruntime, with as many threads as torch."""
+    import onnxruntime
+
+    from sfrecsam_hf.inference.export import export
+
+    model, shapes, arguments = build(ONNX, size)
+    model.config.mc_samples = arguments["mc_samples"]
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = torch.get_num_threads()
+    with tempfile.TemporaryDirectory() as folder:
+        export(model.eval(), folder)
+        session = onnxruntime.InferenceSession(Path(folder, "automatic.onnx"), settings)
+    pixels = torch.randn(batch, *shapes["pixel_values"]).numpy()
+    inputs = {"pixel_values": pixels, "pixel_mask": np.ones((batch, *pixels.shape[-2:]), np.int64)}
+    return lambda: session.run(None, inputs)
 
 
 def seconds(step: Callable[[], None], device: str) -> float:
@@ -200,12 +217,6 @@ def _peak_resident_kib() -> int:
     return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM"))
 
 
-def spread(values: list[float]) -> dict[str, float]:
-    """Median and middle half."""
-    low, _, high = statistics.quantiles(values, n=4) if len(values) > 1 else values * 3
-    return {"median": statistics.median(values), "low": low, "high": high}
-
-
 def measure(rivals: list[str], size: str, mode: str, device: str, options: argparse.Namespace) -> dict[str, dict]:
     """Seconds per image, images per second and peak memory of every rival, and their ratios to ours."""
     dtype = options.gpu_dtype if device == "cuda" else "float32"
@@ -227,10 +238,10 @@ def measure(rivals: list[str], size: str, mode: str, device: str, options: argpa
             "images_per_second": 1 / latency["median"],
             "time_over_ours": spread(ratios),
         }
-        if options.memory:
+        if options.memory and rival not in (COMPILED, ONNX):  # their peak would be that of compiling and exporting
             rows[rival]["peak_mib"] = peak_memory(rival, size, mode, device, options.batch_size, dtype)
-    if options.memory:
-        for row in rows.values():
+    for row in rows.values():
+        if "peak_mib" in row:
             row["memory_over_ours"] = row["peak_mib"] / max(rows[OURS]["peak_mib"], 1)
     return rows
 
@@ -248,27 +259,27 @@ def stages(size: str, device: str, options: argparse.Namespace) -> dict[str, dic
     """
     Seconds per image that each stage of an automatic answer takes.
 
-    Encode and post-process are timed by themselves. The others are differences: what a pass without samples and
-    correction takes beyond encoding, what samples add, and what correction adds.
+    Encode and post-process are timed by themselves. The others are differences: what an answer without passes and
+    correction takes after encoding, what the passes add to it, and what the correction adds.
     """
     model, shapes, _ = build(OURS, size)
     model = model.to(device).eval()
     processor = SFRecSamImageProcessor(image_size=model.config.vision_config.image_size)
     pixels = inputs_of(shapes, options.batch_size, device)["pixel_values"]
     sizes = [(480, 560)] * options.batch_size
-    noise = model.draw_noise(SAMPLES)
     taken: dict[str, list[float]] = {}
     with torch.inference_mode():
         encoded = model.encode(pixels)
-        rows = model._prompt(encoded, None, None, None, None)
-        masks, _ = model._decode(rows, False, noise)
-        outputs = model(image_embeddings=encoded, mc_samples=SAMPLES, presence_threshold=0.0)
+
+        def answer(passes: int, correctors: tuple[str, ...]) -> object:
+            return model(image_embeddings=encoded, mc_samples=passes, correctors=correctors, presence_threshold=0.0)
+
+        outputs = answer(SAMPLES, ("fp", "fn"))
         jobs: dict[str, Callable[[], object]] = {
             "encode": lambda: model.encode(pixels),
-            "prompt": lambda: model._prompt(encoded, None, None, None, None),
-            "decode": lambda: model._decode(rows, False, None),
-            "decode and sample": lambda: model._decode(rows, False, noise),
-            "correct": lambda: model._correct(masks[0], masks[1:], encoded.high_resolution_features, None, None),
+            "decode": lambda: answer(0, ()),
+            "sample": lambda: answer(SAMPLES, ()),
+            "correct": lambda: answer(SAMPLES, ("fp", "fn")),
             "post-process": lambda: segmentations(outputs, sizes, processor),
         }
         for job in jobs.values():
@@ -276,94 +287,61 @@ def stages(size: str, device: str, options: argparse.Namespace) -> dict[str, dic
         for _ in range(options.repeats):
             for name, job in jobs.items():
                 taken.setdefault(name, []).append(seconds(job, device) / options.batch_size)
-    sampled = [both - once for both, once in zip(taken.pop("decode and sample"), taken["decode"], strict=True)]
-    return {name: spread(values) for name, values in {**taken, "sample": sampled}.items()}
+    for later, earlier in (("correct", "sample"), ("sample", "decode")):
+        taken[later] = [more - less for more, less in zip(taken[later], taken[earlier], strict=True)]
+    return {name: spread(values) for name, values in taken.items()}
 
 
 def table(report: dict) -> str:
     """The report as Markdown."""
-    lines = [f"{report['machine']}; T = {SAMPLES}; one box for SamModel, no prompt for ours.", ""]
+    parts = [f"{report['machine']}; T = {SAMPLES}; one box for SamModel, no prompt for ours.\n"]
     for size, rows in report["cost"].items():
-        ours = rows[OURS]["gflop"]
-        lines += [f"## Operations, {size}", "", "| model | GFLOP | of ours | parameters |", "|---|---|---|---|"]
-        for rival, row in rows.items():
-            lines.append(
-                f"| {rival} | {row['gflop']:.1f} | {row['gflop'] / ours:.2f} | {row['parameters_million']:.1f} M |"
-            )
-        parts = ", ".join(
-            f"{name} {value:.1f}" for name, value in rows[OURS]["gflop_by_part"].items() if value >= 0.05
-        )
-        lines += ["", f"GFLOP of ours by part: {parts}", ""]
-    for run in report["runs"]:
-        lines += [f"## {run['mode'].capitalize()}, {run['size']}, {run['device']}, batch {run['batch_size']}", ""]
-        lines += ["| model | ms per image | images/s | time / ours | peak MiB | memory / ours |"]
-        lines += ["|---|---|---|---|---|---|"]
-        for rival, row in run["rows"].items():
-            taken, ratio = row["seconds_per_image"], row["time_over_ours"]
-            memory = f"{row['peak_mib']:.0f} | {row['memory_over_ours']:.2f}" if "peak_mib" in row else "- | -"
-            lines.append(
-                f"| {rival} | {taken['median'] * 1e3:.1f} ({taken['low'] * 1e3:.1f} to {taken['high'] * 1e3:.1f}) "
-                f"| {row['images_per_second']:.2f} "
-                f"| {ratio['median']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f}) | {memory} |"
-            )
-        lines.append("")
-    for run in report["stages"]:
-        lines += [f"## Stages, {run['size']}, {run['device']}", "", "| stage | ms per image |", "|---|---|"]
-        for name, taken in run["seconds"].items():
-            shown = f"{taken['median'] * 1e3:.1f} ({taken['low'] * 1e3:.1f} to {taken['high'] * 1e3:.1f})"
-            lines.append(f"| {name} | {shown} |")
-        lines.append("")
-    return "\n".join(lines)
-
-
-def plot(report: dict, path: Path) -> None:
-    """Time over ours in every run, or operations over ours if nothing was timed."""
-    from matplotlib.figure import Figure
-
-    panels = [
-        (
-            f"{run['mode']}, {run['size']}, {run['device']}",
-            {name: row["time_over_ours"] for name, row in run["rows"].items()},
-        )
-        for run in report["runs"]
-    ] or [
-        (f"operations, {size}", {name: spread([row["gflop"] / rows[OURS]["gflop"]]) for name, row in rows.items()})
-        for size, rows in report["cost"].items()
-    ]
-    figure = Figure(figsize=(5 * len(panels), 3.2), layout="constrained")
-    for axes, (title, ratios) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
-        middle = [ratio["median"] for ratio in ratios.values()]
-        error = [
-            [max(ratio["median"] - ratio["low"], 0) for ratio in ratios.values()],
-            [max(ratio["high"] - ratio["median"], 0) for ratio in ratios.values()],
+        ours = rows[OURS]
+        lines = [
+            (name, f"{row['gflop']:.1f}", f"{row['gflop'] / ours['gflop']:.2f}", f"{row['parameters_million']:.1f} M")
+            for name, row in rows.items()
         ]
-        colours = ["#c2410c" if name == OURS else "#64748b" for name in ratios]
-        axes.barh(list(ratios), middle, xerr=error, color=colours)
-        axes.axvline(1, color="black", linewidth=0.8)
-        axes.invert_yaxis()
-        axes.set(title=title, xlabel="relative to SF-RecSAM (less is better)")
-    figure.savefig(path, dpi=150)
+        shares = ", ".join(f"{name} {value:.1f}" for name, value in ours["gflop_by_part"].items() if value >= 0.05)
+        parts.append(f"## Operations, {size}\n\n{as_table(('model', 'GFLOP', 'of ours', 'parameters'), lines)}")
+        parts.append(f"GFLOP of ours by part: {shares}\n")
+    for run in report["runs"]:
+        heads = ("model", "ms per image", "images/s", "time / ours", "peak MiB", "memory / ours")
+        lines = [
+            (
+                name,
+                with_spread(row["seconds_per_image"], 1e3, 1),
+                f"{row['images_per_second']:.2f}",
+                with_spread(row["time_over_ours"], 1, 2),
+                *((f"{row['peak_mib']:.0f}", f"{row['memory_over_ours']:.2f}") if "peak_mib" in row else "--"),
+            )
+            for name, row in run["rows"].items()
+        ]
+        where = f"{run['mode'].capitalize()}, {run['size']}, {run['device']}, batch {run['batch_size']}"
+        parts.append(f"## {where}\n\n{as_table(heads, lines)}")
+    for run in report["stages"]:
+        lines = [(name, with_spread(taken, 1e3, 1)) for name, taken in run["seconds"].items()]
+        parts.append(f"## Stages, {run['size']}, {run['device']}\n\n{as_table(('stage', 'ms per image'), lines)}")
+    return "\n".join(parts)
 
 
-def write(report: dict, folder: Path) -> None:
-    """Writes what is measured so far; what is interrupted has lost nothing."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "benchmark.json").write_text(json.dumps(report, indent=2))
-    (folder / "benchmark.md").write_text(table(report))
-    plot(report, folder / "benchmark.png")
+def with_spread(found: dict[str, float], factor: float, digits: int) -> str:
+    """Median and middle half, times a factor."""
+    median, low, high = (f"{found[name] * factor:.{digits}f}" for name in ("median", "low", "high"))
+    return f"{median} ({low} to {high})"
 
 
 def installed(rivals: list[str]) -> list[str]:
     """The rivals that can be built here, ours first."""
-    if importlib.util.find_spec("monai") is None:
-        rivals = [rival for rival in rivals if rival != UNET]
+    needed = {UNET: "monai", ONNX: "onnxruntime"}
+    rivals = [rival for rival in rivals if rival not in needed or importlib.util.find_spec(needed[rival])]
     return [OURS, *(rival for rival in rivals if rival != OURS)]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
-    parser.add_argument("--rivals", nargs="+", choices=RIVALS, default=list(RIVALS))
+    quick = [rival for rival in RIVALS if rival != COMPILED]
+    parser.add_argument("--rivals", nargs="+", choices=RIVALS, default=quick, help="(all but compiled: takes minutes)")
     parser.add_argument("--modes", nargs="+", choices=("inference", "training"), default=["inference", "training"])
     parser.add_argument("--devices", nargs="+", choices=("cpu", "cuda"), help="the CPU, and a GPU if there is one")
     parser.add_argument("--batch-size", type=int, default=1)
@@ -383,22 +361,23 @@ def main() -> None:
     machine = f"{platform.machine()}, {torch.get_num_threads()} CPU threads{gpu}, torch {torch.__version__}"
     report: dict = {
         "machine": f"{machine}, transformers {transformers.__version__}",
-        "cost": {size: {rival: count(rival, size) for rival in rivals} for size in options.sizes},
+        "cost": {size: {rival: count(rival, size) for rival in rivals if rival in NETWORKS} for size in options.sizes},
         "runs": [],
         "stages": [],
     }
-    write(report, options.output)
+    write(options.output, "benchmark", report, table(report))
     if not options.flops_only:
         for size, device in tqdm(list(itertools.product(options.sizes, devices)), desc="benchmark"):
             where = {"size": size, "device": device, "batch_size": options.batch_size}
             for mode in options.modes:
-                # Repeating the network is a way to answer, not to train; so is T.
-                skipped = () if mode == "inference" else (REPEATED, REFERENCE, ONE_PASS)
-                rows = measure([rival for rival in rivals if rival not in skipped], size, mode, device, options)
+                chosen = rivals if mode == "inference" else [rival for rival in rivals if rival in TRAINED]
+                if device != "cpu":
+                    chosen = [rival for rival in chosen if rival != ONNX]
+                rows = measure(chosen, size, mode, device, options)
                 report["runs"].append({"mode": mode, **where, "rows": rows})
-                write(report, options.output)
+                write(options.output, "benchmark", report, table(report))
             report["stages"].append({**where, "seconds": stages(size, device, options)})
-            write(report, options.output)
+            write(options.output, "benchmark", report, table(report))
             tidy()
     print(table(report))
 

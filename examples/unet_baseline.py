@@ -1,4 +1,4 @@
-"""Trains U-Nets of MONAI on what the recipe trains on, for a fair place beside it in a table.
+"""Trains U-Nets of MONAI on the same images in the same way, to compare with.
 
     python examples/unet_baseline.py --train BUSI BUS-BRA --validation BUSI BUS-BRA --output runs/unet --epochs 40
     python examples/unet_baseline.py --train BUSI BUS-BRA --validation BUSI BUS-BRA --output runs/on --start runs/unet
@@ -22,13 +22,13 @@ from accelerate.utils import set_seed
 from datasets import Dataset, concatenate_datasets
 from monai.networks.nets import AttentionUnet, BasicUNet, UNet
 from safetensors.torch import load_model, save_model
+from tables import as_table, difference, signed
 from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 from transformers import get_scheduler
 
 from sfrecsam_hf import SFRecSamImageProcessor, TrainingConfig
 from sfrecsam_hf.data.splits import load_split, load_splits
-from sfrecsam_hf.evaluation.evaluate import BOOTSTRAPS
 from sfrecsam_hf.evaluation.metrics import overlap, segmentation_metrics
 from sfrecsam_hf.inference.bundled import bundled_checkpoint
 from sfrecsam_hf.modeling.losses import segmentation_loss
@@ -40,6 +40,7 @@ NETWORKS = {
     "MONAI UNet": lambda: UNet(2, 1, 1, channels=(32, 64, 128, 256, 320), strides=(2,) * 4, num_res_units=2),
     "MONAI AttentionUnet": lambda: AttentionUnet(2, 1, 1, channels=(16, 32, 64, 128, 256), strides=(2,) * 4),
 }
+HEADS = ("model", "parameters", "training", "Dice", "precision", "recall", "SF-RecSAM is ahead by")
 
 
 def train_unet(name: str, config: TrainingConfig, start: Path | None = None) -> dict[str, Any]:
@@ -59,7 +60,7 @@ def train_unet(name: str, config: TrainingConfig, start: Path | None = None) -> 
     sources = load_splits(config.train, "train", config.splits, config.seed)
     validation = concatenate_datasets(load_splits(config.validation, "val", config.splits, config.seed))
     processor = SFRecSamImageProcessor(image_size=config.image_size)
-    images = TrainingImages(sources, processor, config.seed, config.augmentation, echo_share=config.echo_share)
+    images = TrainingImages(sources, processor, config.seed, config.augmentation)
     batches = EpochBatches([len(source) for source in sources], config.shares, config.batch_size, 1, config.seed)
     network = NETWORKS[name]().to(memory_format=torch.channels_last)
     parameters = sum(parameter.numel() for parameter in network.parameters())
@@ -125,25 +126,6 @@ def predict(network: torch.nn.Module, processor: Any, dataset: Dataset) -> list[
     return masks
 
 
-def difference(ours: np.ndarray, theirs: np.ndarray) -> dict[str, float]:
-    """
-    Mean of `ours - theirs`, paired by image, with its bootstrap 95 % interval.
-
-    Args:
-        ours (`numpy.ndarray` of shape `(images,)`): A metric of each image.
-        theirs (`numpy.ndarray` of shape `(images,)`): The same of another model.
-    """
-    paired = ours - theirs
-    drawn = np.random.default_rng(0).integers(len(paired), size=(BOOTSTRAPS, len(paired)))
-    low, high = np.percentile(paired[drawn].mean(axis=1), [2.5, 97.5])
-    return {"difference": float(paired.mean()), "low": float(low), "high": float(high)}
-
-
-def signed(found: dict[str, float]) -> str:
-    """A difference and its interval as the tables write it."""
-    return f"{found['difference']:+.3f} ({found['low']:+.3f} to {found['high']:+.3f})"
-
-
 def markdown(results: dict[str, Any], config: TrainingConfig, beside: list[Path], start: Path | None = None) -> str:
     """For each data folder the means over its lesion images, and by how much the Dice of ours is ahead."""
     evaluations = [json.loads(path.read_text()) for path in beside]
@@ -156,8 +138,7 @@ def markdown(results: dict[str, Any], config: TrainingConfig, beside: list[Path]
     lines = [
         "Lesions of the validation split at the original size; nothing but the image is given. U-Nets: "
         f"{f'those of {start.name}, ' if start else ''}{config.epochs} epochs at {config.image_size} px, shares "
-        f"{config.shares}, augmentation {config.augmentation:g}, {config.echo_share:.0%} of the images with another "
-        f"echo, seed {config.seed}, the best epoch on "
+        f"{config.shares}, augmentation {config.augmentation:g}, seed {config.seed}, the best epoch on "
         f"{' and '.join(Path(source).name for source in config.validation)}.",
     ]
     for data in next(iter(results.values()))["per_image"]:
@@ -168,27 +149,17 @@ def markdown(results: dict[str, Any], config: TrainingConfig, beside: list[Path]
         known = ours.get(data, {})
         if any(set(rows) == set(known) for rows in found.values()):
             found = {"SF-RecSAM": known} | found
-        lines += [
-            "",
-            f"{data}, {len(next(iter(found.values())))} images:",
-            "",
-            "| model | parameters | training | Dice | precision | recall | SF-RecSAM is ahead by |",
-            "|---|---|---|---|---|---|---|",
-        ]
+        cells = []
         for name, rows in found.items():
             result, ahead = results.get(name), ""
-            told = (
-                f"{result['parameters'] / 1e6:.1f} M | {result['seconds'] / 60:.0f} min"
-                if result
-                else "see its card |"
-            )
-            means = [
-                f"{np.mean([row[metric] for row in rows.values()]):.3f}" for metric in ("dice", "precision", "recall")
-            ]
+            told = (f"{result['parameters'] / 1e6:.1f} M", f"{result['seconds'] / 60:.0f} min") if result else ("", "")
+            means = [np.mean([row[metric] for row in rows.values()]) for metric in ("dice", "precision", "recall")]
             if result and "SF-RecSAM" in found:
                 pairs = np.array([(known[image]["dice"], row["dice"]) for image, row in rows.items()])
                 ahead = signed(difference(pairs[:, 0], pairs[:, 1]))
-            lines.append(f"| {name} | {told} | {' | '.join(means)} | {ahead} |")
+            cells.append((name, *told, *(f"{mean:.3f}" for mean in means), ahead))
+        images = len(next(iter(found.values())))
+        lines += ["", f"{data}, {images} images:", "", as_table(HEADS, cells).strip()]
     return "\n".join(lines) + "\n"
 
 
@@ -205,7 +176,6 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=16, help="(%(default)s)")
     parser.add_argument("--learning-rate", type=float, default=1e-3, help="peak (%(default)s)")
     parser.add_argument("--augmentation", type=float, default=1.0, help="strength (%(default)s)")
-    parser.add_argument("--echo-share", type=float, default=0.0, help="images with another echo (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="(%(default)s)")
     parser.add_argument("--start", type=Path, help="output folder of an earlier run to go on from")
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS), help="(all)")

@@ -81,8 +81,8 @@ class Actions:
             if image is None:  # also said before a paste, whose image must not be taken away when this arrives
                 return [gr.skip(), *_nothing()]
             upload = Path(image)
-            self.visits.keep(visit, [upload])
             try:
+                self.visits.keep(visit, [upload])
                 return self._opened(visit, read_upload(upload), upload.name)
             except ValueError as error:
                 gr.Warning(str(error), title="This file cannot be used", duration=15)
@@ -151,6 +151,7 @@ class Actions:
             visit.clear()
             return self._guided(visit)
 
+    @friendly
     def receive(self, request: gr.Request, files: list[str] | None) -> None:
         """Remembers uploads, so that they go with the visitor even if nothing is done with them."""
         with self.visits.of(request.session_hash) as visit:

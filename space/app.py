@@ -17,7 +17,7 @@ from batch import HEADERS
 from sfrecsam_hf.inference.checkpoints import load_checkpoint
 from sfrecsam_hf.modeling.image_reading import mask_stem
 from staged_model import Controls, StagedModel
-from uploads import MAX_BATCH, MAX_MEGABYTES, path_of
+from uploads import MAX_BATCH, MAX_MEGABYTES, path_of, paths_of
 from visits import BACKGROUND, BOX_CORNER, IDLE_SECONDS, LESION, Visits
 
 HERE = Path(__file__).resolve().parent
@@ -243,6 +243,7 @@ def _compare_tab(actions: Actions, controls: list[gr.components.Component]) -> N
             elem_id="batch-gallery",
         )
     for files in (images, references):
+        files.preprocess = paths_of
         files.upload(actions.receive, files, None, queue=False, **PRIVATE)
     outputs = [table, gallery, archive, said]
     run.click(actions.batch, [images, references, *controls], outputs, api_name="batch", **AT_ONCE)
@@ -283,7 +284,7 @@ def _segment_api(actions: Actions) -> None:
     default = actions.staged.default_controls()
     with gr.Group(visible=False):
         inputs = [
-            gr.File(label="image"),
+            api_file := gr.File(label="image"),
             gr.JSON([], label="points"),
             gr.JSON([], label="labels"),
             gr.JSON([], label="box"),
@@ -292,6 +293,7 @@ def _segment_api(actions: Actions) -> None:
             gr.Number(default.presence_threshold, label="presence_threshold", minimum=0, maximum=1),
             gr.CheckboxGroup(["fp", "fn"], value=list(default.correctors), label="correctors"),
         ]
+        api_file.preprocess = path_of
         outputs = [gr.File(label="mask"), gr.JSON(label="measurements")]
         gr.Button().click(actions.segment, inputs, outputs, api_name="segment", **AT_ONCE)
 
@@ -310,6 +312,7 @@ def space(model: str | None = None) -> Iterator[gr.Blocks]:
     gr.set_static_paths(HERE / "samples")  # not copied to where uploads are, and deleted with one that is equal
     samples = [path for path in sorted((HERE / "samples").glob("*.png")) if mask_stem(path.stem) == path.stem]
     with tempfile.TemporaryDirectory(prefix="sfrecsam-") as folder:
+        folder = str(Path(folder).resolve())
         os.environ["GRADIO_TEMP_DIR"] = folder
         visits = Visits(Path(folder), staged.default_controls())
         with visits.forgetting():

@@ -13,7 +13,7 @@ from sfrecsam_hf import (
     SFRecSamOutput,
     SFRecSamProcessor,
 )
-from sfrecsam_hf.modeling.model_outputs import withheld
+from sfrecsam_hf.modeling.model_outputs import SFRecSamDecoderOutput
 from sfrecsam_hf.modeling.scan_frame import ScanFrame
 from sfrecsam_hf.modeling.segmentation import segmentations
 
@@ -99,8 +99,8 @@ class StagedModel:
         return EncodedImage(image, frame, inputs["pixel_values"], reshaped_size, embeddings)
 
     @torch.inference_mode()
-    def decode(self, encoded: EncodedImage, prompt: Prompt, mc_samples: int) -> SFRecSamOutput:
-        """Decodes the stochastic passes; no mask is emptied yet, that is for `correct` to decide."""
+    def decode(self, encoded: EncodedImage, prompt: Prompt, mc_samples: int) -> SFRecSamDecoderOutput:
+        """Decodes the initial mask and the stochastic passes."""
         height, width = encoded.reshaped_size[0].tolist()
         prompts = {}
         if prompt.points:
@@ -110,29 +110,15 @@ class StagedModel:
         if prompt.box is not None:
             box = encoded.frame.moved(np.array(prompt.box), (width, height))
             prompts["input_boxes"] = torch.tensor(box[None, None]).float().to(self.model.device)
-        return self.model(
-            image_embeddings=encoded.embeddings,
-            mc_samples=mc_samples,
-            presence_threshold=0.0,
-            correctors=(),
-            **prompts,
-        )
+        prompted = self.model.prompt(encoded.embeddings, **prompts)
+        return self.model.decode(prompted, sample_noise=self.model.draw_noise(mc_samples) if mc_samples else None)
 
     @torch.inference_mode()
-    def correct(self, encoded: EncodedImage, decoded: SFRecSamOutput, controls: Controls) -> Segmentation:
+    def correct(self, encoded: EncodedImage, decoded: SFRecSamDecoderOutput, controls: Controls) -> Segmentation:
         """Runs the corrector on decoded masks, and empties them where the model sees no lesion."""
-        maps = dict(decoded.items())
-        corrected = self.model.corrector(
-            mean_probability=decoded.mean_probability[:, 0],
-            uncertainty=decoded.predictive_entropy[:, 0],
-            mutual_information=decoded.mutual_information[:, 0],
-            features=encoded.embeddings.high_resolution_features,
-            initial_logits=decoded.initial_masks[:, 0],
-            suspicion_threshold=controls.suspicion_threshold,
-            correctors=controls.correctors,
-        )
-        maps["pred_masks"] = corrected.logits[:, None]
-        output = withheld(SFRecSamOutput(**maps), controls.presence_threshold)
+        correction = self.model.correct(decoded, controls.suspicion_threshold, controls.correctors)
+        output = SFRecSamOutput.from_stages(decoded, correction)
+        output = self.model.apply_presence_threshold(output, controls.presence_threshold)
         width, height = encoded.frame.scan_size
         found = segmentations(output, [(height, width)], self.processor.image_processor)[0]
         return found.inside(encoded.frame)

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 from gradio.components.image import ImageData
+from gradio.data_classes import FileData, ListFiles
 
 from sfrecsam_hf.modeling.image_reading import read_mask, read_rgb
 
@@ -14,9 +15,14 @@ MAX_PIXELS = 16_000_000
 MAX_BATCH = 32
 
 
-def path_of(payload: ImageData | None) -> str | None:
-    """In place of Gradio's own reading of an image, which tells a visitor nothing about a file that is none."""
+def path_of(payload: ImageData | FileData | None) -> str | None:
+    """In place of Gradio's reading, which says nothing of a file that is no image and leaves an empty file behind."""
     return None if payload is None else payload.path
+
+
+def paths_of(payload: ListFiles | None) -> list[str]:
+    """The same of several files."""
+    return [] if payload is None else [file.path for file in payload]
 
 
 def read_upload(path: Path) -> PIL.Image.Image:

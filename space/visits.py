@@ -1,6 +1,7 @@
 """What the Space remembers of a visitor, in memory and on disk, and how it forgets it."""
 
 import itertools
+import re
 import shutil
 import tempfile
 import threading
@@ -12,11 +13,12 @@ from pathlib import Path
 
 import PIL.Image
 
-from sfrecsam_hf import Segmentation, SFRecSamOutput
+from sfrecsam_hf import Segmentation, SFRecSamDecoderOutput
 from staged_model import AUTOMATIC, Controls, EncodedImage, Prompt, StagedModel
 
 IDLE_SECONDS = 3600
 KEPT_ANSWERS = 3
+UPLOAD_FOLDER = re.compile(r"[0-9a-f]{64}")  # Gradio names the folder of an upload after a secret and its content
 LESION, BACKGROUND, BOX_CORNER = "Lesion", "Background", "Box corner"
 
 
@@ -50,7 +52,7 @@ class Visit:
     name: str = ""
     encode_ms: float = 0.0
     steps: list[Guidance] = field(default_factory=list)
-    decoded: dict[Prompt, tuple[int, SFRecSamOutput]] = field(default_factory=dict)
+    decoded: dict[Prompt, tuple[int, SFRecSamDecoderOutput]] = field(default_factory=dict)
     numbers: itertools.count = field(default_factory=itertools.count)
 
     @property
@@ -151,7 +153,7 @@ class Visits:
     """
 
     def __init__(self, root: Path, controls: Controls):
-        self.root = root
+        self.root = root.resolve()
         self.controls = controls
         self._visits: dict[str, Visit] = {}
         self._written: dict[Path, int | None] = {}
@@ -173,10 +175,23 @@ class Visits:
                     self.delete(visit)
 
     def keep(self, visit: Visit, uploads: list[Path]) -> None:
-        """Remembers uploads, so that they go with the visitor."""
+        """
+        Remembers uploads, so that they go with the visitor.
+
+        Raises:
+            ValueError: A path that a caller named is no upload. Nothing is read or removed that was not uploaded.
+        """
+        for upload in uploads:
+            if not self._is_upload(upload):
+                raise ValueError(f"{upload.name} is not among your uploads; drop it again.")
         with self._lock:
             visit.uploads.update(uploads)
             self._written.update({upload: _written(upload) for upload in uploads})
+
+    def _is_upload(self, path: Path) -> bool:
+        """Whether Gradio wrote this file when somebody uploaded it: one folder below the root, and no link."""
+        known = path.parent.parent == self.root and UPLOAD_FOLDER.fullmatch(path.parent.name)
+        return bool(known) and path.is_file() and not path.is_symlink() and not path.parent.is_symlink()
 
     def leave(self, session: str) -> None:
         """Ends a visit, when the action that runs is done: nothing of it is left in memory or on disk."""

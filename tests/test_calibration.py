@@ -1,19 +1,29 @@
-"""Thresholds come from validation images: presence weighs lesions against normal scans, suspicion tells errors best.
+"""Thresholds come from validation images, and no image has a say in a threshold that is cross-fitted for it.
 
-Once there are correctors, suspicion is what lets them help most, and never lets them harm.
+Presence weighs lesions against normal scans. Suspicion separates errors from the rest; once there are correctors, it
+is where they help most and harm few images.
 """
 
 from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
-from conftest import IMAGE_SIZE
 from datasets import Dataset, Features, Image
+from sklearn.metrics import f1_score
 
-from sfrecsam_hf import calibration, load_busi
-from sfrecsam_hf.modeling.segmentation import Segmentation
-from sfrecsam_hf.training.calibration import calibrate, calibrate_correction
+from sfrecsam_hf import load_busi
+from sfrecsam_hf.modeling.segmentation import Segmentation, segment
+from sfrecsam_hf.training import calibration
+from sfrecsam_hf.training.calibration import (
+    THRESHOLDS,
+    calibrate,
+    calibrate_correction,
+    correction_dice,
+    correction_threshold,
+    cross_fitted,
+    presence_scores,
+    presence_threshold,
+)
 
 SIDE = 20
 
@@ -129,86 +139,112 @@ def test_thresholds_of_a_real_model_can_be_stored(model, processor, busi_folder)
     assert found == calibrate(model, processor, dataset), "the same images give the same thresholds"
 
 
+def corrected(initial: np.ndarray, final: np.ndarray, entropy: np.ndarray) -> Segmentation:
+    """The answer of trained correctors to which everything is suspicious."""
+    return Segmentation(final, initial, entropy, entropy, entropy, 0.9, 0.5)
+
+
 @pytest.fixture
-def lesion() -> torch.Tensor:
-    """A quarter of the input."""
-    lesion = torch.zeros(IMAGE_SIZE, IMAGE_SIZE, dtype=torch.bool)
-    lesion[16:48, 8:40] = True
+def correcting(monkeypatch):
+    """Calibrates correctors that answer the same lesion, automatic and clicked, as given."""
+
+    def run(
+        lesion: np.ndarray, automatic: Segmentation, clicked: Segmentation | None = None, images: int = 3
+    ) -> float:
+        mask = lesion.astype(np.uint8) * 255
+        dataset = Dataset.from_dict(
+            {"image": [mask] * images, "mask": [mask] * images}, Features({n: Image() for n in COLUMNS})
+        )
+
+        def answer(model, processor, asked, batch_size, **options):
+            assert options == {"suspicion_threshold": 0.0, "presence_threshold": 0.0}
+            for _, prompts in asked:
+                yield clicked if prompts else automatic
+
+        monkeypatch.setattr(calibration, "segment", answer)
+        return calibrate_correction(None, None, dataset, clicked=clicked is not None)["suspicion_threshold"]
+
+    return run
+
+
+@pytest.fixture
+def lesion() -> np.ndarray:
+    """A quarter of the picture."""
+    lesion = np.zeros((SIDE, SIDE), dtype=bool)
+    lesion[: SIDE // 2, : SIDE // 2] = True
     return lesion
 
 
-@pytest.fixture
-def pictured(lesion) -> Dataset:
-    """Three images of that lesion."""
-    return pictures_of(lesion)
+NOTHING, ALL = np.zeros((SIDE, SIDE), dtype=bool), np.ones((SIDE, SIDE), dtype=bool)
 
 
-def pictures_of(lesion: torch.Tensor, frame: int = 0) -> Dataset:
-    """Three of them, in a black frame of so many pixels."""
-    mask = np.asarray(lesion, dtype=np.uint8) * 255
-    tissue = np.random.default_rng(0).integers(60, 200, mask.shape, dtype=np.uint8)
-    image, mask = (np.pad(pixels, frame) for pixels in (tissue, mask))
-    return Dataset.from_dict({"image": [image] * 3, "mask": [mask] * 3}, Features({n: Image() for n in COLUMNS}))
+@pytest.mark.parametrize("wrong_at", [0.3, 0.8], ids=["selective", "all corrected"])
+def test_the_suspicion_threshold_is_the_highest_at_which_correction_helps_most(correcting, lesion, wrong_at):
+    answer = corrected(NOTHING, ALL, np.where(lesion, 0.6, wrong_at))
+    assert correcting(lesion, answer) == pytest.approx(0.55)
 
 
-class Answering:
-    """A model that finds nothing at first; its correction adds the lesion at 0.6 bits, and the rest at 0.3 or 0.8."""
-
-    device = "cpu"
-
-    def __init__(self, lesion: torch.Tensor, wrong_at: float):
-        self.initial = torch.full(lesion.shape, -5.0)
-        self.corrected = torch.full(lesion.shape, 5.0)
-        self.entropy = torch.where(lesion, 0.6, wrong_at)
-
-    def __call__(self, suspicion_threshold: float, presence_threshold: float, **inputs) -> dict[str, torch.Tensor]:
-        assert (suspicion_threshold, presence_threshold) == (0, 0)
-        maps = {"initial_masks": self.initial, "pred_masks": self.corrected, "predictive_entropy": self.entropy}
-        return {name: value.expand(len(inputs["pixel_values"]), 1, 1, -1, -1) for name, value in maps.items()}
-
-
-@pytest.mark.parametrize("wrong_at", [0.3, 0.8], ids=["selective", "all in"])
-def test_correctors_are_let_in_as_far_as_they_help_and_no_further(processor, lesion, pictured, wrong_at):
-    found = calibrate_correction(Answering(lesion, wrong_at), processor, pictured)["suspicion_threshold"]
-    assert found == pytest.approx(0.55)
-
-
-def test_frames_around_the_images_are_cut_off_here_too(processor):
-    """A correction that is right about a lesion in the scan's corner, which in the framed picture is elsewhere."""
-    corner = torch.zeros(IMAGE_SIZE, IMAGE_SIZE, dtype=torch.bool)
-    corner[: IMAGE_SIZE // 4, : IMAGE_SIZE // 4] = True
-    shown = []
-
-    class Seeing(Answering):
-        def __call__(self, **inputs) -> dict[str, torch.Tensor]:
-            shown.append(inputs["pixel_values"])
-            return super().__call__(**inputs)
-
-    right = Seeing(corner, 0.6)
-    right.initial, right.corrected = right.corrected, torch.where(corner, 5.0, -5.0)
-    for frame in (0, IMAGE_SIZE // 2):
-        assert calibrate_correction(right, processor, pictures_of(corner, frame))["suspicion_threshold"] < 0.6
-    assert torch.equal(*shown)
-
-
-def test_what_correctors_cost_a_click_counts_too(processor, lesion, pictured):
+def test_what_correctors_cost_a_click_counts_too(correcting, lesion):
     """They turn an empty automatic mask into everything, a Dice of 0.4, and a clicked mask into its opposite."""
-
-    class Clicked(Answering):
-        def __call__(self, input_points: torch.Tensor, **inputs) -> dict[str, torch.Tensor]:
-            answer = super().__call__(**inputs)
-            right = torch.where(lesion, 5.0, -5.0)
-            given = (input_points >= 0).flatten(1).any(1).view(-1, 1, 1, 1, 1)
-            answer["initial_masks"] = torch.where(given, right, answer["initial_masks"])
-            answer["pred_masks"] = torch.where(given, -right, answer["pred_masks"])
-            return answer
-
-    helpful = Clicked(lesion, 0.6)
-    assert calibrate_correction(helpful, processor, pictured)["suspicion_threshold"] < 0.6
-    assert calibrate_correction(helpful, processor, pictured, clicked=True)["suspicion_threshold"] >= 0.6
+    entropy = np.full((SIDE, SIDE), 0.6)
+    automatic, clicked = corrected(NOTHING, ALL, entropy), corrected(lesion, ~lesion, entropy)
+    assert correcting(lesion, automatic) < 0.6
+    assert correcting(lesion, automatic, clicked) >= 0.6
 
 
-def test_correctors_that_only_harm_are_kept_out(processor, lesion, pictured):
-    harmful = Answering(lesion, 0.7)
-    harmful.initial, harmful.corrected = torch.where(lesion, 5.0, -5.0), torch.where(lesion, -5.0, 5.0)
-    assert calibrate_correction(harmful, processor, pictured)["suspicion_threshold"] == 1
+def test_correctors_that_only_harm_are_kept_out(correcting, lesion):
+    assert correcting(lesion, corrected(lesion, ~lesion, np.full((SIDE, SIDE), 0.7))) == 1
+
+
+def test_the_table_of_a_real_model_begins_corrected_and_ends_initial(model, processor, busi_folder):
+    dataset = load_busi(busi_folder).select([0, 1, 12, 18])
+    table = correction_dice(model, processor, dataset)
+    assert table.shape == (3, len(THRESHOLDS)), "one image is normal"
+    asked = {"suspicion_threshold": 0.0, "presence_threshold": 0.0}
+    found_masks = segment(model, processor, dataset["image"][:3], **asked)
+    for row, found, mask in zip(table, found_masks, dataset["mask"][:3], strict=True):
+        true = np.asarray(mask) > 0
+        assert row[0] == pytest.approx(f1_score(true.ravel(), found.mask.ravel(), zero_division=0))
+        assert row[-1] == pytest.approx(f1_score(true.ravel(), found.initial_mask.ravel(), zero_division=0))
+
+
+def dice_at(initial: float, gain: list[float]) -> np.ndarray:
+    """Images that correction moves by these amounts at every threshold up to 0.5 bits."""
+    table = np.full((len(gain), len(THRESHOLDS)), initial)
+    table[:, :11] += np.array(gain)[:, None]
+    return table
+
+
+def test_few_images_may_be_harmed_however_much_the_others_gain():
+    assert correction_threshold(dice_at(0.7, [0.1] * 18 + [-0.02] * 2)) == pytest.approx(0.5)
+    assert correction_threshold(dice_at(0.7, [0.1] * 17 + [-0.02] * 3)) == 1
+    assert correction_threshold(dice_at(0.7, [0.1] * 17 + [-0.02] * 3), harmed_share=0.15) == pytest.approx(0.5)
+    assert correction_threshold(dice_at(0.7, [0.1] * 17 + [-0.009] * 3)) == pytest.approx(0.5)
+
+
+def test_no_image_has_a_say_in_its_own_threshold():
+    """`choose` returns the sum of what it is shown: each image's threshold lacks its whole group."""
+    groups = np.array([0, 0, 1, 2, 2, 3, 4, 5])
+    values = 2.0 ** np.arange(8)
+    thresholds = cross_fitted(lambda column: column.sum(), values, groups=groups, folds=3)
+    for index, threshold in enumerate(thresholds):
+        shown = {int(place) for place in range(8) if int(threshold) >> place & 1}
+        assert not shown & set(np.flatnonzero(groups == groups[index]).tolist())
+        assert len(shown) >= 4
+
+
+def test_with_folds_as_groups_each_fold_has_one_threshold():
+    folds = np.array([0, 1, 2, 0, 1, 2, 0])
+    values = np.array([1.0, 10, 100, 1, 10, 100, 1])
+    thresholds = cross_fitted(lambda column: column.sum(), values, groups=folds, folds=3)
+    assert {fold: set(thresholds[folds == fold]) for fold in range(3)} == {0: {220}, 1: {203}, 2: {23}}
+
+
+def test_presence_can_be_cross_fitted(model, processor, busi_folder):
+    dataset = load_busi(busi_folder).select([0, 1, 12, 18])
+    scores = presence_scores(model, processor, dataset)
+    assert scores[1].tolist() == [True] * 6 + [False] * 2
+    assert presence_threshold(*scores) == calibrate(model, processor, dataset)["presence_threshold"]
+    assert cross_fitted(presence_threshold, *scores, groups=np.repeat(dataset["group"], 2)).shape == (8,)
+    with pytest.raises(ValueError, match="one group"):
+        cross_fitted(presence_threshold, *scores, groups=["a"] * 8)

@@ -92,6 +92,6 @@ def test_padding_changes_nothing(model, images):
 
 def test_noise_drawn_beforehand_equals_that_of_the_same_seed(model, images):
     noise = model.draw_noise(3, torch.Generator().manual_seed(5))
-    given, drawn = answer(model, images, SIZES, noise=noise), answer(model, images, SIZES, seed=5)
+    given, drawn = answer(model, images, SIZES, sample_noise=noise), answer(model, images, SIZES, seed=5)
     for name in MAPS:
         assert torch.equal(given[name], drawn[name])

@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -49,13 +48,3 @@ def test_inference_needs_no_extra():
     found = imported(code)
     assert {"torch", "transformers"} <= found
     assert not found & EXTRAS
-
-
-def test_the_example_measures_it():
-    example = Path(__file__).resolve().parents[1] / "examples" / "import_cost.py"
-    done = subprocess.run([sys.executable, example, "1"], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert [line.split(" takes ")[0] for line in done.stdout.splitlines()[-2:]] == [
-        "import sfrecsam_hf",
-        "sfrecsam --help",
-    ]

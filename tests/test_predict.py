@@ -209,6 +209,9 @@ def test_dicom_is_measured_in_millimetres(checkpoint, tmp_path):
     frame.HighBit, frame.PixelRepresentation = 7, 0
     region = pydicom.Dataset()
     region.PhysicalDeltaX = region.PhysicalDeltaY = 0.05
+    region.PhysicalUnitsXDirection = region.PhysicalUnitsYDirection = 3
+    region.RegionLocationMinX0 = region.RegionLocationMinY0 = 0
+    region.RegionLocationMaxX1, region.RegionLocationMaxY1 = frame.Columns - 1, frame.Rows - 1
     frame.SequenceOfUltrasoundRegions = [region]
     frame.PixelData = pixels.tobytes()
     frame.save_as(tmp_path / "scan.dcm", enforce_file_format=True)

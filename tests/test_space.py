@@ -424,8 +424,56 @@ def test_files_of_the_server_are_none_of_a_visitors_business(space_page, client,
     assert client.predict(handed(private), api_name="/segment"), "the same file is fine when it is handed over"
 
 
+def upload_in(root):
+    """Where Gradio would put an upload."""
+    folder = root / ("ab" * 32)
+    folder.mkdir()
+    return folder / "upload.png"
+
+
+NAMED_BY_AN_ATTACKER = {
+    "a sample": lambda kept: SAMPLES[4],
+    "a sample by a detour": lambda kept: kept / ".." / ".." / SAMPLES[4].relative_to("/"),
+    "a sample behind a link": lambda kept: link(kept / ("cd" * 32), SAMPLES[4]),
+    "what another visitor got": lambda kept: next(kept.rglob("*_mask.png")),
+}
+
+
+def link(folder, target):
+    folder.mkdir(exist_ok=True)
+    (folder / target.name).unlink(missing_ok=True)
+    (folder / target.name).symlink_to(target)
+    return folder / target.name
+
+
+@pytest.mark.parametrize("kind", NAMED_BY_AN_ATTACKER)
+@pytest.mark.parametrize("call", ["segment", "batch"])
+def test_no_call_keeps_reads_or_removes_a_file_that_was_not_uploaded(space_page, client, monkeypatch, call, kind):
+    """A caller names a file of the server, holds a heartbeat, and disconnects; the file must still be there."""
+    client.predict(handed(SAMPLES[0]), api_name="/segment")
+    path = NAMED_BY_AN_ATTACKER[kind](Path(os.environ["GRADIO_TEMP_DIR"]))
+    before, left, leave = path.read_bytes(), threading.Event(), Visits.leave
+
+    def noted(visits, session):
+        leave(visits, session)
+        if session == "attacker":
+            left.set()
+
+    monkeypatch.setattr(Visits, "leave", noted)
+    named = {"path": str(path), "meta": {"_type": "gradio.FileData"}}
+    data = [[named], None, 2, 0.5, 0.5, []] if call == "batch" else [named, [], [], [], 2, 0.5, 0.5, []]
+    api = f"{space_page.local_url}gradio_api"
+    with httpx.stream("GET", f"{api}/heartbeat/attacker") as held:
+        assert "ALIVE" in next(held.iter_lines())
+        started = httpx.post(f"{api}/call/{call}", json={"data": data, "session_hash": "attacker"})
+        answer = httpx.get(f"{api}/call/{call}/{started.json()['event_id']}", timeout=60)
+    assert "event: error" in answer.text
+    assert left.wait(timeout=60)
+    assert path.read_bytes() == before
+
+
 def test_nothing_is_left_when_a_visit_ends(tmp_path, loaded):
-    visits, upload = Visits(tmp_path, CONTROLS), tmp_path / "upload.png"
+    visits, upload = Visits(tmp_path, CONTROLS), upload_in(tmp_path)
     PIL.Image.open(SAMPLES[0]).save(upload)
     staged = StagedModel(*loaded)
     for session in ("a", "b"):
@@ -444,7 +492,7 @@ def test_nothing_is_left_when_a_visit_ends(tmp_path, loaded):
 
 
 def test_an_equal_file_that_somebody_just_uploaded_stays_for_them(tmp_path):
-    visits, upload = Visits(tmp_path, CONTROLS), tmp_path / "upload.png"
+    visits, upload = Visits(tmp_path, CONTROLS), upload_in(tmp_path)
     upload.touch()
     with visits.of("a") as visit:
         visits.keep(visit, [upload])
@@ -460,7 +508,7 @@ def test_an_equal_file_that_somebody_just_uploaded_stays_for_them(tmp_path):
 
 
 def test_an_answer_that_comes_after_the_visitor_left_is_deleted_too(tmp_path):
-    visits, upload = Visits(tmp_path, CONTROLS), tmp_path / "upload.png"
+    visits, upload = Visits(tmp_path, CONTROLS), upload_in(tmp_path)
     upload.touch()
     inside, go_on = threading.Event(), threading.Event()
 

@@ -8,12 +8,14 @@ from typing import Any
 
 from .registration import register_with_transformers
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _MODULE_OF = {
     "DualFalseCorrector": "modeling.false_corrector",
     "LesionSegmentationPipeline": "modeling.pipeline_sfrecsam",
     "SFRecSamConfig": "modeling.configuration_sfrecsam",
+    "SFRecSamCorrection": "modeling.model_outputs",
+    "SFRecSamDecoderOutput": "modeling.model_outputs",
     "SFRecSamImageEmbeddings": "modeling.model_outputs",
     "SFRecSamImageProcessor": "modeling.image_processing_sfrecsam",
     "SFRecSamImageProcessorPil": "modeling.image_processing_sfrecsam",

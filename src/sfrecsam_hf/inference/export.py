@@ -44,7 +44,7 @@ class _Graph(nn.Module):
         noise = None
         if self.sampled:
             noise = SampleNoise(self.embedding_noise, self.feature_noise, self.prompt_noise)
-        outputs: SFRecSamOutput = self.model(noise=noise, **inputs)
+        outputs: SFRecSamOutput = self.model(sample_noise=noise, **inputs)
         return (
             outputs.pred_masks[:, 0].sigmoid(),
             outputs.initial_masks[:, 0].sigmoid(),

@@ -16,7 +16,7 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from tqdm import tqdm
 
-from ..data.dicom import is_dicom, read_dicom
+from ..data.dicom import DICOM_EXTENSIONS, Calibration, is_dicom, read_dicom
 from ..modeling.image_reading import EXTENSIONS, mask_stem, read_rgb
 from ..modeling.modeling_sfrecsam import SFRecSamModel
 from ..modeling.segmentation import Segmentation, diameters, segment
@@ -24,7 +24,6 @@ from .visualization import corrections, heatmap, overlay
 
 TABLE, PART = "predictions.csv", "predictions.part{}.csv"
 PATIENCE = timedelta(days=7)  # a process that has done its share waits for the others
-DICOM_EXTENSIONS = {".dcm", ".dicom", ".ima"}
 COLUMNS = [
     "image",
     "width",
@@ -105,7 +104,7 @@ def predict(
     with (output / PART.format(state.process_index)).open("w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
-        pending: list[tuple[Picture, PIL.Image.Image, tuple[float, float] | None]] = []
+        pending: list[tuple[Picture, PIL.Image.Image, Calibration | None]] = []
 
         def images() -> Iterator[tuple[PIL.Image.Image, dict[str, Any]]]:
             for entry in _readable(mine, problems):
@@ -114,9 +113,9 @@ def predict(
 
         bar = tqdm(total=len(mine), desc="segmenting", disable=quiet or not state.is_main_process)
         for segmentation in segment(model, processor, images(), batch_size, **options):
-            picture, image, spacing = pending.pop(0)
+            picture, image, calibration = pending.pop(0)
             _write_pictures(output / picture.name, image, segmentation)
-            writer.writerow(_row(picture, segmentation, spacing))
+            writer.writerow(_row(picture, segmentation, calibration))
             file.flush()
             bar.update()
         bar.close()
@@ -184,17 +183,17 @@ def _is_mask(path: Path) -> bool:
 
 def _readable(
     pictures: list[Picture], problems: list[str]
-) -> Iterator[tuple[Picture, PIL.Image.Image, tuple[float, float] | None]]:
+) -> Iterator[tuple[Picture, PIL.Image.Image, Calibration | None]]:
     for picture in pictures:
         try:
             if picture.path.suffix.lower() in DICOM_EXTENSIONS or is_dicom(picture.path):
-                image, spacing = read_dicom(picture.path)
+                image, calibration = read_dicom(picture.path)
             else:
-                image, spacing = read_rgb(picture.path), None
+                image, calibration = read_rgb(picture.path), None
         except (OSError, ValueError) as error:
             problems.append(str(error))
             continue
-        yield picture, image, spacing
+        yield picture, image, calibration
 
 
 def _write_pictures(stem: Path, image: PIL.Image.Image, segmentation: Segmentation) -> None:
@@ -211,7 +210,7 @@ def _write_pictures(stem: Path, image: PIL.Image.Image, segmentation: Segmentati
         fresh.replace(stem.with_name(f"{stem.name}_{kind}.png"))
 
 
-def _row(picture: Picture, segmentation: Segmentation, spacing: tuple[float, float] | None) -> dict[str, Any]:
+def _row(picture: Picture, segmentation: Segmentation, calibration: Calibration | None) -> dict[str, Any]:
     measured = segmentation.measurements()
     box = measured["box"] or [""] * 4
     row = {
@@ -225,6 +224,7 @@ def _row(picture: Picture, segmentation: Segmentation, spacing: tuple[float, flo
         "perpendicular_diameter": round(measured["perpendicular_diameter"], 2),
         "mean_uncertainty": round(measured["mean_uncertainty"], 4),
     }
+    spacing = None if calibration is None else calibration.spacing(segmentation.mask)
     if spacing is not None and measured["area"]:
         row["area_mm2"] = round(measured["area"] * spacing[0] * spacing[1], 2)
         longest, perpendicular = diameters(segmentation.mask, spacing)

@@ -11,6 +11,9 @@ CONTOUR = (255, 194, 10)
 TRUTH = (64, 176, 255)
 ADDED = (26, 133, 255)
 REMOVED = (230, 97, 0)
+# Nine steps of viridis (matplotlib), so that a prediction needs no plotting library.
+VIRIDIS = [(68, 1, 84), (71, 45, 123), (59, 82, 139), (44, 114, 142), (33, 145, 140), (40, 174, 128)]
+VIRIDIS += [(94, 201, 98), (173, 220, 48), (253, 231, 37)]
 
 
 def contour(mask: np.ndarray, thickness: int = 1) -> np.ndarray:
@@ -43,11 +46,10 @@ def heatmap(image: PIL.Image.Image, values: np.ndarray) -> PIL.Image.Image:
         image (`PIL.Image.Image`): Any mode.
         values (`numpy.ndarray` of shape `(height, width)`): In [0, 1].
     """
-    from matplotlib import colormaps
-
     gray = np.asarray(image.convert("L").convert("RGB"), dtype=np.float32)
     values = np.clip(values, 0, 1)
-    colour = colormaps["viridis"](values)[..., :3] * 255
+    steps = np.linspace(0, 1, len(VIRIDIS))
+    colour = np.stack([np.interp(values, steps, channel) for channel in np.transpose(VIRIDIS)], axis=-1)
     weight = np.sqrt(values)[..., None] * 0.85
     return PIL.Image.fromarray((gray * (1 - weight) + colour * weight).astype(np.uint8))
 

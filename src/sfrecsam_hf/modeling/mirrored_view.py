@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .model_outputs import EMPTY_LOGIT, SFRecSamOutput, valid_region, withheld
+from .model_outputs import EMPTY_LOGIT, SFRecSamOutput, valid_region
 from .modeling_sfrecsam import SFRecSamModel
 from .prompts import ABSENT
 from .uncertainty import binary_entropy
@@ -58,8 +58,7 @@ def both_views(
     for name in ("predictive_entropy", "mutual_information"):
         mean[name] = (mean[name] + disagreement).clamp(max=1)
     mean["suspicious_region"] = plain.suspicious_region | turned_back("suspicious_region")
-    threshold = model.config.presence_threshold if presence_threshold is None else presence_threshold
-    return withheld(SFRecSamOutput(**{**plain, **mean}), threshold)
+    return model.apply_presence_threshold(SFRecSamOutput(**{**plain, **mean}), presence_threshold)
 
 
 def mirror_lines(valid: Tensor, stride: int) -> Tensor:

@@ -1,13 +1,12 @@
 """What flows between the stages of SF-RecSAM: image embeddings, prompted rows, corrections, and the output."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from transformers.utils import ModelOutput
 
-from .false_corrector import CorrectorOutput
 from .prompts import ABSENT, Prompts
 from .uncertainty import binary_entropy
 
@@ -47,6 +46,59 @@ class SFRecSamImageEmbeddings(ModelOutput):
             return self
         presence = self.presence_logits
         return self.repeat(torch.arange(presence.shape[0], device=presence.device).repeat_interleave(rows))
+
+
+@dataclass
+class SFRecSamDecoderOutput(ModelOutput):
+    r"""
+    What [`SFRecSamModel.decode`] returns. Masks are logits at `config.mask_stride`, -20 on padding.
+
+    Args:
+        iou_scores (`torch.Tensor` of shape `(batch, prompts, masks)`): SAM's estimate of each mask's IoU.
+        initial_masks (`torch.Tensor` of shape `(batch, prompts, masks, height, width)`): Of the pass without noise.
+        sample_masks (`torch.Tensor` of shape `(samples, batch, prompts, masks, height, width)`, *optional*):
+            Of the passes with noise.
+        high_resolution_features (`torch.Tensor` of shape `(batch, features, height, width)`): Of each image, as
+            encoded.
+        coarse_masks, presence_logits, prompt_points, prompt_labels, prompt_boxes, prompt_is_automatic,
+        vision_hidden_states, vision_attentions: As in [`SFRecSamOutput`].
+    """
+
+    iou_scores: Tensor | None = None
+    initial_masks: Tensor | None = None
+    sample_masks: Tensor | None = None
+    high_resolution_features: Tensor | None = None
+    coarse_masks: Tensor | None = None
+    presence_logits: Tensor | None = None
+    prompt_points: Tensor | None = None
+    prompt_labels: Tensor | None = None
+    prompt_boxes: Tensor | None = None
+    prompt_is_automatic: Tensor | None = None
+    vision_hidden_states: tuple[Tensor, ...] | None = None
+    vision_attentions: tuple[Tensor, ...] | None = None
+
+
+@dataclass
+class SFRecSamCorrection(ModelOutput):
+    r"""
+    What [`SFRecSamModel.correct`] returns. Every tensor has the shape `(batch, prompts, masks, height, width)`.
+
+    Args:
+        pred_masks, mean_probability, predictive_entropy, mutual_information, suspicious_region: As in
+            [`SFRecSamOutput`].
+        false_positive_logits (*optional*): Of "this foreground should become background".
+        false_negative_logits (*optional*): Of "this background should become foreground".
+        entropy_logits: Of the learned uncertainty head; their sigmoid is the entropy in bits.
+    """
+
+    pred_masks: Tensor | None = None
+    mean_probability: Tensor | None = None
+    predictive_entropy: Tensor | None = None
+    mutual_information: Tensor | None = None
+    suspicious_region: Tensor | None = None
+    false_positive_logits: Tensor | None = None
+    false_negative_logits: Tensor | None = None
+    entropy_logits: Tensor | None = None
 
 
 @dataclass
@@ -98,21 +150,33 @@ class SFRecSamOutput(ModelOutput):
     vision_hidden_states: tuple[Tensor, ...] | None = None
     vision_attentions: tuple[Tensor, ...] | None = None
 
+    @classmethod
+    def from_stages(
+        cls,
+        decoded: SFRecSamDecoderOutput,
+        correction: SFRecSamCorrection | None = None,
+        loss: Tensor | None = None,
+        loss_terms: dict[str, Tensor] | None = None,
+    ) -> "SFRecSamOutput":
+        """
+        Joins what `decode` and `correct` returned; without a correction the initial masks are final.
 
-def withheld(output: SFRecSamOutput, presence_threshold: float) -> SFRecSamOutput:
-    """
-    Empties the masks of self-prompted images in which the presence score sees no lesion.
+        Args:
+            decoded ([`SFRecSamDecoderOutput`]): From `decode`.
+            correction ([`SFRecSamCorrection`], *optional*): From `correct`, of the same batch.
+            loss, loss_terms (*optional*): Where the batch has labels.
+        """
+        stages = {"loss": loss, "loss_terms": loss_terms, **decoded, "pred_masks": decoded.initial_masks}
+        if correction is not None:
+            stages |= correction
+            for name in ("false_positive", "false_negative"):
+                logits = stages.get(f"{name}_logits")
+                stages[f"{name}_probability"] = None if logits is None else logits.sigmoid()
+        return cls(**{name: value for name, value in stages.items() if name in cls.__dataclass_fields__})
 
-    Probability and uncertainty stay those of a lesion that may be there all the same: the mask's probability times
-    that of presence, and the entropy of this product. A lesion withheld by a hair is not shown as certain tissue.
 
-    Args:
-        output ([`SFRecSamOutput`]): With nothing withheld.
-        presence_threshold (`float`): Presence probability below which a mask is emptied.
-
-    Returns:
-        [`SFRecSamOutput`] in which the masks concerned are empty and nothing in them is suspicious.
-    """
+def emptied_below(output: SFRecSamOutput, presence_threshold: float) -> SFRecSamOutput:
+    """What [`SFRecSamModel.apply_presence_threshold`] does, at one threshold."""
     presence = output.presence_logits.sigmoid()
     absent = output.prompt_is_automatic & (presence < presence_threshold)[:, None]
     absent = absent[..., None, None, None]
@@ -140,23 +204,32 @@ class PromptedGroup:
 
 @dataclass
 class PromptedRows:
-    """One row per mask to decode: its image's embeddings, and its prompts in groups of one kind."""
+    r"""
+    What [`SFRecSamModel.prompt`] returns: one row per mask to decode.
 
-    encoded: SFRecSamImageEmbeddings
+    Args:
+        image_embeddings ([`SFRecSamImageEmbeddings`]): Of each image, as they were encoded.
+        rows ([`SFRecSamImageEmbeddings`]): Of each row, with the caller's prompts in the high-resolution features.
+        groups (`list[PromptedGroup]`): The prompts, in groups of one kind.
+        automatic (`torch.Tensor` of shape `(rows,)`): True where the model prompts itself.
+        prompts_per_image (`int`): Rows of each image, one after the other.
+    """
+
+    image_embeddings: SFRecSamImageEmbeddings
+    rows: SFRecSamImageEmbeddings
     groups: list[PromptedGroup]
     automatic: Tensor
     prompts_per_image: int
 
     def with_features(self, features: Tensor) -> "PromptedRows":
         """The same rows with other high-resolution features."""
-        encoded = SFRecSamImageEmbeddings(**{**self.encoded, "high_resolution_features": features})
-        return PromptedRows(encoded, self.groups, self.automatic, self.prompts_per_image)
+        return replace(self, rows=SFRecSamImageEmbeddings(**{**self.rows, "high_resolution_features": features}))
 
     def parts(self) -> list[tuple[SFRecSamImageEmbeddings, PromptedGroup]]:
         """Each group with its embeddings, without a copy where all rows are one group."""
         if len(self.groups) == 1:
-            return [(self.encoded, self.groups[0])]
-        return [(self.encoded.repeat(group.index), group) for group in self.groups]
+            return [(self.rows, self.groups[0])]
+        return [(self.rows.repeat(group.index), group) for group in self.groups]
 
     def in_order(self, values: Sequence[Tensor], dim: int = 0) -> Tensor:
         """What each group gave, as one tensor with all rows in their order along `dim`."""
@@ -192,33 +265,9 @@ class PromptedRows:
         }
 
 
-@dataclass
-class Correction:
-    """The corrector's answer and the uncertainty it was based on; maps are `(rows * masks, 1, height, width)`."""
-
-    logits: Tensor
-    corrected: CorrectorOutput
-    mean_probability: Tensor
-    predictive_entropy: Tensor
-    mutual_information: Tensor
-    entropy_logits: Tensor
-
-    def maps(self, rows: PromptedRows) -> dict[str, Tensor | None]:
-        """The maps of [`SFRecSamOutput`], `(batch, prompts, masks, height, width)`."""
-        corrected = self.corrected
-        flat = {
-            "mean_probability": self.mean_probability,
-            "predictive_entropy": self.predictive_entropy,
-            "mutual_information": self.mutual_information,
-            "suspicious_region": corrected.suspicious_region,
-        }
-        for name in ("false_positive", "false_negative"):
-            logits = getattr(corrected, f"{name}_logits")
-            flat[f"{name}_probability"] = None if logits is None else logits.sigmoid()
-        return {
-            name: None if value is None else rows.per_image(value.view(self.logits.shape))
-            for name, value in flat.items()
-        }
+def one_per_row(maps: Tensor | None) -> Tensor | None:
+    """`(batch, prompts, masks, height, width)` as `(batch * prompts * masks, 1, height, width)`."""
+    return None if maps is None else maps.flatten(0, 2)[:, None]
 
 
 def repeated(maps: Tensor, times: int) -> Tensor:

@@ -16,23 +16,25 @@ from transformers.utils.output_capturing import OutputRecorder
 
 from .coarse_mask_head import CoarseMaskHead, HighResolutionJoin
 from .configuration_sfrecsam import SFRecSamConfig
-from .false_corrector import DualFalseCorrector
+from .false_corrector import CorrectorOutput, DualFalseCorrector
 from .frequency_fusion import SpatialFrequencyBranch
 from .layers import row_by_row
 from .losses import base_losses, checked_labels, correction_losses, heard, multimask_loss, weighted_sum
 from .mask_decoder import SFRecSamMaskDecoder
 from .model_outputs import (
     EMPTY_LOGIT,
-    Correction,
     PromptedGroup,
     PromptedRows,
+    SFRecSamCorrection,
+    SFRecSamDecoderOutput,
     SFRecSamImageEmbeddings,
     SFRecSamOutput,
     checked_embeddings,
+    emptied_below,
+    one_per_row,
     repeated,
     sizes_inside_padding,
     valid_region,
-    withheld,
 )
 from .prompt_fusion import PromptFusion
 from .prompts import automatic_prompts, given_prompts, group_by_kind, jittered
@@ -255,10 +257,12 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
         suspicion_threshold: float | None = None,
         presence_threshold: float | None = None,
         correctors: tuple[str, ...] | list[str] | None = None,
-        noise: SampleNoise | None = None,
+        sample_noise: SampleNoise | None = None,
         **kwargs,
     ) -> SFRecSamOutput:
         """
+        `encode`, `prompt`, `decode`, `correct` and `apply_presence_threshold` in one call.
+
         Args:
             pixel_values (`torch.Tensor` of shape `(batch, channels, image_size, image_size)`, *optional*):
                 From the image processor. Give either this or `image_embeddings`.
@@ -283,8 +287,8 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
             pixel_mask (`torch.Tensor` of shape `(batch, image_size, image_size)`, *optional*): As for `encode`.
             suspicion_threshold, presence_threshold (`float`, *optional*): Override the configuration.
             correctors (`Sequence[str]`, *optional*): Overrides the configuration with a subset of it.
-            noise ([`SampleNoise`], *optional*): From `draw_noise`, in place of a generator, which compiled and
-                exported graphs cannot take.
+            sample_noise ([`SampleNoise`], *optional*): From `draw_noise`, in place of a generator, which compiled
+                and exported graphs cannot take.
 
         Raises:
             ValueError: Neither or both of image and embeddings are given, prompts or labels do not fit, or a switch
@@ -298,66 +302,55 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
         if unknown := set(correctors or ()) - set(self.config.correctors):
             raise ValueError(f"correctors={correctors} names {unknown}, but this model has {self.config.correctors}.")
         correcting = self.training_stage != 1 or not self.training
-        sampling = correcting and mc_samples > 0
 
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.training_stage != 2):
-            encoded = (
-                self.encode(pixel_values, reshaped_input_sizes, pixel_mask, **kwargs)
-                if image_embeddings is None
-                else checked_embeddings(image_embeddings)
-            )
-            rows = self._prompt(encoded, input_points, input_labels, input_boxes, input_masks)
-            if sampling and noise is None:
-                noise = self.draw_noise(mc_samples, generator)
-            masks, iou_scores = self._decode(rows, multimask_output, noise if sampling else None)
+            if image_embeddings is None:
+                encoded = self.encode(pixel_values, reshaped_input_sizes, pixel_mask, **kwargs)
+            else:
+                encoded = checked_embeddings(image_embeddings)
+            prompted = self.prompt(encoded, input_points, input_labels, input_boxes, input_masks)
+            if not correcting or not mc_samples:
+                sample_noise = None
+            elif sample_noise is None:
+                sample_noise = self.draw_noise(mc_samples, generator)
+            decoded = self.decode(prompted, multimask_output, sample_noise)
+        correction = self.correct(decoded, suspicion_threshold, correctors) if correcting else None
 
-        masks = torch.where(rows.encoded.valid_region[None], masks, EMPTY_LOGIT)
-        initial = final = masks[0]
-        correction = None
-        if correcting:
-            features = repeated(encoded.high_resolution_features, rows.prompts_per_image)
-            correction = self._correct(initial, masks[1:], features, suspicion_threshold, correctors)
-            final = correction.logits
-
-        loss, terms = None, None
+        losses = {}
         if labels is not None:
-            terms = self._loss_terms(labels, prompt_labels, encoded, rows, initial, iou_scores, correction)
-            loss = heard(weighted_sum(terms), self.parameters())
+            terms = self._loss_terms(labels, prompt_labels, prompted, decoded, correction)
+            losses = {"loss": heard(weighted_sum(terms), self.parameters()), "loss_terms": terms}
+        output = SFRecSamOutput.from_stages(decoded, correction, **losses)
+        return output if self.training else self.apply_presence_threshold(output, presence_threshold)
 
-        output = SFRecSamOutput(
-            loss=loss,
-            loss_terms=terms,
-            iou_scores=rows.per_image(iou_scores),
-            pred_masks=rows.per_image(final),
-            initial_masks=rows.per_image(initial),
-            coarse_masks=encoded.coarse_masks,
-            presence_logits=encoded.presence_logits,
-            prompt_is_automatic=rows.per_image(rows.automatic),
-            vision_hidden_states=encoded.vision_hidden_states,
-            vision_attentions=encoded.vision_attentions,
-            **rows.used_prompts(),
-            **({} if correction is None else correction.maps(rows)),
-        )
-        if self.training:
-            return output
-        return withheld(output, self.config.presence_threshold if presence_threshold is None else presence_threshold)
-
-    def _prompt(
+    def prompt(
         self,
-        encoded: SFRecSamImageEmbeddings,
-        input_points: Tensor | None,
-        input_labels: Tensor | None,
-        input_boxes: Tensor | None,
-        input_masks: Tensor | None,
+        image_embeddings: SFRecSamImageEmbeddings,
+        input_points: Tensor | None = None,
+        input_labels: Tensor | None = None,
+        input_boxes: Tensor | None = None,
+        input_masks: Tensor | None = None,
     ) -> PromptedRows:
-        """One row per mask to decode: the caller's prompts where there are any, automatic ones elsewhere."""
-        batch, device = encoded.presence_logits.shape[0], encoded.image_embeddings.device
+        """
+        One row per mask to decode: the caller's prompts where there are any, automatic ones elsewhere.
+
+        Args:
+            image_embeddings ([`SFRecSamImageEmbeddings`]): From `encode`.
+            input_points, input_labels, input_boxes, input_masks: As for `forward`.
+
+        Returns:
+            [`PromptedRows`]: What `decode` takes.
+
+        Raises:
+            ValueError: The prompts do not fit each other or the images.
+        """
+        batch, device = image_embeddings.presence_logits.shape[0], image_embeddings.image_embeddings.device
         image_size = self.config.vision_config.image_size
         mask_size = 4 * self.config.prompt_encoder_config.image_embedding_size
         given, prompts_per_image = given_prompts(
             input_points, input_labels, input_boxes, input_masks, batch, image_size, mask_size
         )
-        rows = encoded.repeat_interleave(prompts_per_image)
+        rows = image_embeddings.repeat_interleave(prompts_per_image)
         groups = []
         automatic = torch.zeros(batch * prompts_per_image, dtype=torch.bool, device=device)
         for index, prompts in group_by_kind(given, batch * prompts_per_image):
@@ -367,9 +360,9 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
                 automatic[index] = True
                 prompts = automatic_prompts(rows.coarse_masks[index], image_size, self.config.box_margin, mask_size)
             groups.append(PromptedGroup(index, prompts, own))
-        return self._fused(PromptedRows(rows, groups, automatic, prompts_per_image))
+        return self._fused(PromptedRows(image_embeddings, rows, groups, automatic, prompts_per_image))
 
-    def _fused(self, rows: PromptedRows) -> PromptedRows:
+    def _fused(self, prompted: PromptedRows) -> PromptedRows:
         """
         The rows with the caller's prompts in their high-resolution features.
 
@@ -380,9 +373,9 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
             part.high_resolution_features
             if group.automatic
             else self.prompt_fusion(part.high_resolution_features, part.image_embeddings, group.prompts, image_size)
-            for part, group in rows.parts()
+            for part, group in prompted.parts()
         ]
-        return rows.with_features(rows.in_order(features))
+        return prompted.with_features(prompted.in_order(features))
 
     def draw_noise(self, samples: int | None = None, generator: torch.Generator | None = None) -> SampleNoise:
         """The noise that `forward` draws itself if it is given none: `config.mc_samples` passes, seed 0."""
@@ -395,17 +388,38 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
             generator=generator,
         ).to(self.device, self.dtype)
 
-    def _decode(self, rows: PromptedRows, multimask_output: bool, noise: SampleNoise | None) -> tuple[Tensor, Tensor]:
+    def decode(
+        self, prompted: PromptedRows, multimask_output: bool = False, sample_noise: SampleNoise | None = None
+    ) -> SFRecSamDecoderOutput:
         """
-        Runs SAM's decoder and the high-resolution join, all samples of a group in one batch.
+        Runs SAM's decoder and the high-resolution join, once without noise and once for each sample.
+
+        Args:
+            prompted ([`PromptedRows`]): From `prompt`.
+            multimask_output (`bool`): SAM's three masks per prompt in place of one.
+            sample_noise ([`SampleNoise`], *optional*): From `draw_noise`; without it there are no samples.
 
         Returns:
-            Logits of shape `(1 + samples, rows, masks, height, width)`, the first without noise, and IoU estimates
-            of shape `(rows, masks)`.
+            [`SFRecSamDecoderOutput`]: What `correct` takes.
         """
-        decoded = [self._decode_group(part, group, multimask_output, noise) for part, group in rows.parts()]
+        decoded = [self._decode_group(part, group, multimask_output, sample_noise) for part, group in prompted.parts()]
         masks, iou_scores = zip(*decoded, strict=True)
-        return rows.in_order(masks, dim=1), rows.in_order(iou_scores)
+        masks, iou_scores = prompted.in_order(masks, dim=1), prompted.in_order(iou_scores)
+        masks = torch.where(prompted.rows.valid_region[None], masks, EMPTY_LOGIT)
+        masks = masks.unflatten(1, (-1, prompted.prompts_per_image))
+        embeddings = prompted.image_embeddings
+        return SFRecSamDecoderOutput(
+            iou_scores=prompted.per_image(iou_scores),
+            initial_masks=masks[0],
+            sample_masks=None if sample_noise is None else masks[1:],
+            high_resolution_features=embeddings.high_resolution_features,
+            coarse_masks=embeddings.coarse_masks,
+            presence_logits=embeddings.presence_logits,
+            prompt_is_automatic=prompted.per_image(prompted.automatic),
+            vision_hidden_states=embeddings.vision_hidden_states,
+            vision_attentions=embeddings.vision_attentions,
+            **prompted.used_prompts(),
+        )
 
     def _decode_group(
         self,
@@ -414,6 +428,10 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
         multimask_output: bool,
         noise: SampleNoise | None,
     ) -> tuple[Tensor, Tensor]:
+        """
+        Logits of shape `(1 + samples, rows, masks, height, width)`, the first without noise, and IoU estimates of
+        shape `(rows, masks)`; all samples of a group are one batch.
+        """
         image, features, prompts = encoded.image_embeddings, encoded.high_resolution_features, group.prompts
         count = image.shape[0]
         if noise is not None:
@@ -448,23 +466,33 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
         )
         return masks.view(-1, count, per_prompt, *masks.shape[-2:]), iou_scores[:count, 0]
 
-    def _correct(
+    def correct(
         self,
-        initial: Tensor,
-        samples: Tensor,
-        features: Tensor,
-        threshold: float | None,
-        correctors: tuple[str, ...] | list[str] | None,
-    ) -> Correction:
-        """Finds the suspicious region of each initial mask and corrects inside it; the base gets no gradient."""
-        shape = initial.shape
-        initial = initial.detach().flatten(0, 1)[:, None]
-        features = repeated(features.detach(), shape[1])
+        decoded: SFRecSamDecoderOutput,
+        suspicion_threshold: float | None = None,
+        correctors: tuple[str, ...] | list[str] | None = None,
+    ) -> SFRecSamCorrection:
+        """
+        Finds the suspicious region of each initial mask and corrects inside it.
+
+        No gradient flows back into `decoded`: the correctors learn on a fixed base (paper section 3.4).
+
+        Args:
+            decoded ([`SFRecSamDecoderOutput`]): From `decode`.
+            suspicion_threshold (`float`, *optional*): Overrides the configuration.
+            correctors (`Sequence[str]`, *optional*): Overrides the configuration with a subset of it.
+
+        Returns:
+            [`SFRecSamCorrection`], which [`SFRecSamOutput.from_stages`] joins with `decoded`.
+        """
+        shape = decoded.initial_masks.shape
+        initial = one_per_row(decoded.initial_masks.detach())
+        features = repeated(decoded.high_resolution_features.detach(), shape[1] * shape[2])
         possible = initial > EMPTY_LOGIT
         entropy_logits = self.uncertainty_head(features, initial.sigmoid())
-        if len(samples):
-            probabilities = samples.detach().flatten(1, 2)[:, :, None].sigmoid() * possible
-            mean, entropy, information = uncertainty_from_samples(probabilities)
+        if decoded.sample_masks is not None:
+            samples = decoded.sample_masks.detach().flatten(1, 3)[:, :, None].sigmoid() * possible
+            mean, entropy, information = uncertainty_from_samples(samples)
         else:
             mean, entropy = initial.float().sigmoid(), entropy_logits.detach().float().sigmoid() * possible
             information = torch.zeros_like(entropy)
@@ -474,47 +502,84 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
             mutual_information=information,
             features=features,
             initial_logits=initial,
-            suspicion_threshold=self.config.suspicion_threshold if threshold is None else threshold,
+            suspicion_threshold=self.config.suspicion_threshold
+            if suspicion_threshold is None
+            else suspicion_threshold,
             correctors=self.config.correctors if correctors is None else correctors,
         )
-        return Correction(
-            logits=corrected.logits.view(shape),
-            corrected=corrected,
-            mean_probability=mean,
-            predictive_entropy=entropy,
-            mutual_information=information,
-            entropy_logits=entropy_logits,
-        )
+        maps = {
+            "pred_masks": corrected.logits,
+            "mean_probability": mean,
+            "predictive_entropy": entropy,
+            "mutual_information": information,
+            "suspicious_region": corrected.suspicious_region,
+            "false_positive_logits": corrected.false_positive_logits,
+            "false_negative_logits": corrected.false_negative_logits,
+            "entropy_logits": entropy_logits,
+        }
+        return SFRecSamCorrection(**{name: value.view(shape) for name, value in maps.items() if value is not None})
+
+    def apply_presence_threshold(
+        self, output: SFRecSamOutput, presence_threshold: float | None = None
+    ) -> SFRecSamOutput:
+        """
+        Empties the masks of self-prompted images in which the presence score sees no lesion.
+
+        Probability and uncertainty stay those of a lesion that may be there all the same: the mask's probability
+        times that of presence, and the entropy of this product. A score just below the threshold is not shown as
+        certain tissue.
+
+        Args:
+            output ([`SFRecSamOutput`]): Of a corrected batch.
+            presence_threshold (`float`, *optional*): Presence probability below which a mask is emptied; the
+                configuration's if not given.
+
+        Returns:
+            [`SFRecSamOutput`] in which the masks concerned are empty and nothing in them is suspicious.
+        """
+        threshold = self.config.presence_threshold if presence_threshold is None else presence_threshold
+        return emptied_below(output, threshold)
 
     def _loss_terms(
         self,
         labels: Tensor,
         prompt_labels: Tensor | None,
-        encoded: SFRecSamImageEmbeddings,
-        rows: PromptedRows,
-        initial: Tensor,
-        iou_scores: Tensor,
-        correction: Correction | None,
+        prompted: PromptedRows,
+        decoded: SFRecSamDecoderOutput,
+        correction: SFRecSamCorrection | None,
     ) -> dict[str, Tensor]:
-        images, target = checked_labels(labels, len(encoded.presence_logits), rows.prompts_per_image, prompt_labels)
+        batch, prompts, alternatives = decoded.iou_scores.shape
+        images, target = checked_labels(labels, batch, prompts, prompt_labels)
         terms = {}
         if self.training_stage != 2:
-            terms |= base_losses(images, target, encoded.coarse_masks, encoded.presence_logits, initial, iou_scores)
-            terms["multimask"] = self._multimask_loss(rows, target)
+            terms |= base_losses(
+                images,
+                target,
+                decoded.coarse_masks,
+                decoded.presence_logits,
+                decoded.initial_masks.flatten(0, 1),
+                decoded.iou_scores.flatten(0, 1),
+            )
+            terms["multimask"] = self._multimask_loss(prompted, target)
         if correction is not None:
             terms |= correction_losses(
-                target.repeat_interleave(initial.shape[1], dim=0),
-                initial.flatten(0, 1)[:, None],
-                correction.corrected,
-                correction.entropy_logits,
-                correction.predictive_entropy,
+                target.repeat_interleave(alternatives, dim=0),
+                one_per_row(decoded.initial_masks.detach()),
+                CorrectorOutput(
+                    logits=one_per_row(correction.pred_masks),
+                    suspicious_region=one_per_row(correction.suspicious_region),
+                    false_positive_logits=one_per_row(correction.false_positive_logits),
+                    false_negative_logits=one_per_row(correction.false_negative_logits),
+                ),
+                one_per_row(correction.entropy_logits),
+                one_per_row(correction.predictive_entropy),
             )
         return terms
 
-    def _multimask_loss(self, rows: PromptedRows, target: Tensor) -> Tensor:
+    def _multimask_loss(self, prompted: PromptedRows, target: Tensor) -> Tensor:
         """Of the rows that the caller prompts: what is meant is in doubt there alone. A mean over all rows."""
         loss = target.new_zeros(())
-        for part, group in rows.parts():
+        for part, group in prompted.parts():
             if not group.automatic:
                 masks, iou_scores = self._decode_group(part, group, True, None)
                 masks = torch.where(part.valid_region, masks[0], EMPTY_LOGIT)
@@ -524,4 +589,10 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
 
 SFRecSamModel.register_for_auto_class("AutoModel")
 
-__all__ = ["SFRecSamImageEmbeddings", "SFRecSamModel", "SFRecSamOutput"]
+__all__ = [
+    "SFRecSamCorrection",
+    "SFRecSamDecoderOutput",
+    "SFRecSamImageEmbeddings",
+    "SFRecSamModel",
+    "SFRecSamOutput",
+]
