@@ -118,16 +118,16 @@ class SpatialFrequencyBranch(nn.Module):
         self.filters = nn.ModuleList(FrequencyFilter(channels, filter_bins) for channels in filtered)
         self.fusions = nn.ModuleList(AttentionFusion(channels) for channels in filtered)
 
-    def forward(self, pixel_values: Tensor, valid: Tensor) -> list[Tensor]:
+    def forward(self, gray: Tensor, valid: Tensor) -> list[Tensor]:
         """
         Args:
-            pixel_values (`torch.Tensor` of shape `(batch, image_channels, height, width)`): Normalised image.
+            gray (`torch.Tensor` of shape `(batch, 1, height, width)`): Mean over the channels of the normalised image.
             valid (`torch.Tensor` of shape `(batch, 1, height, width)`): 1 on the image, 0 on padding.
 
         Returns:
             `list[torch.Tensor]`: Fused features at strides 2, 4, 8, 16 and 32.
         """
-        images = as_pretrained(pixel_values.mean(dim=1, keepdim=True)) * valid
+        images = as_pretrained(gray) * valid
         features = self.pretrained.stem(stacked(images, images, images))
         pyramid = []
         for level, blocks in enumerate(self.pretrained.levels):

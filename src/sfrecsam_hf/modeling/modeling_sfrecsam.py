@@ -18,7 +18,7 @@ from .coarse_mask_head import CoarseMaskHead, HighResolutionJoin
 from .configuration_sfrecsam import SFRecSamConfig
 from .false_corrector import CorrectorOutput, DualFalseCorrector
 from .frequency_fusion import SpatialFrequencyBranch
-from .layers import row_by_row
+from .layers import row_by_row, stacked
 from .losses import base_losses, checked_labels, correction_losses, heard, multimask_loss, weighted_sum
 from .mask_decoder import SFRecSamMaskDecoder
 from .model_outputs import (
@@ -49,6 +49,22 @@ if TYPE_CHECKING:  # never executed: names the files that travel to the Hub with
 logger = logging.get_logger(__name__)
 
 SPOT = 0.005  # of the coarse mask, as large as a small lesion: a single pixel is as sure in many a normal scan
+
+
+def correction_context(encoded: SFRecSamImageEmbeddings | SFRecSamDecoderOutput) -> Tensor:
+    """
+    What the correctors see beside probabilities: the pixels, and the coarse mask, which knows the whole image.
+
+    Nothing in it depends on one base more than on another, so correctors learn from the errors of several: those that
+    the bases of a cross-validation make on the images that each did not see.
+
+    Args:
+        encoded ([`SFRecSamImageEmbeddings`] or [`SFRecSamDecoderOutput`]): Of a batch.
+
+    Returns:
+        `torch.Tensor` of shape `(batch, mask_stride ** 2 + 1, height, width)`.
+    """
+    return stacked(encoded.pixels, encoded.coarse_masks.clamp(-10, 10) / 10)
 
 
 class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
@@ -91,7 +107,7 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
         )
         self.high_resolution_join = HighResolutionJoin(feature_channels)
         self.uncertainty_head = UncertaintyHead(feature_channels, config.corrector_channels)
-        self.corrector = DualFalseCorrector(feature_channels, config.corrector_channels, config.correctors)
+        self.corrector = DualFalseCorrector(config.mask_stride**2 + 1, config.corrector_channels, config.correctors)
         self.post_init()
         if config.adapters_only:
             self._keys_to_ignore_on_load_missing |= {rf"^(?!.*({'|'.join(NEW_MODULES)}))"}
@@ -206,7 +222,8 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
                 In its place, for padding of any shape: 1 on the image, 0 on padding.
         """
         valid = valid_region(pixel_values, reshaped_input_sizes, pixel_mask)
-        pyramid = [] if self.branch is None else self.branch(pixel_values, valid.to(pixel_values.dtype))
+        gray = pixel_values.mean(dim=1, keepdim=True) * valid
+        pyramid = [] if self.branch is None else self.branch(gray, valid.to(pixel_values.dtype))
         vision = self.vision_encoder(pixel_values, pyramid[3] if pyramid else None, **kwargs)
         features, coarse, presence = self.coarse_mask_head(vision.last_hidden_state, pyramid)
         stride = self.config.mask_stride
@@ -221,6 +238,7 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
             coarse_masks=coarse,
             presence_logits=presence,
             valid_region=valid,
+            pixels=F.pixel_unshuffle(gray, stride),
             vision_hidden_states=vision.hidden_states,
             vision_attentions=vision.attentions,
         )
@@ -413,6 +431,7 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
             initial_masks=masks[0],
             sample_masks=None if sample_noise is None else masks[1:],
             high_resolution_features=embeddings.high_resolution_features,
+            pixels=embeddings.pixels,
             coarse_masks=embeddings.coarse_masks,
             presence_logits=embeddings.presence_logits,
             prompt_is_automatic=prompted.per_image(prompted.automatic),
@@ -488,6 +507,7 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
         shape = decoded.initial_masks.shape
         initial = one_per_row(decoded.initial_masks.detach())
         features = repeated(decoded.high_resolution_features.detach(), shape[1] * shape[2])
+        context = repeated(correction_context(decoded).detach(), shape[1] * shape[2])
         possible = initial > EMPTY_LOGIT
         entropy_logits = self.uncertainty_head(features, initial.sigmoid())
         if decoded.sample_masks is not None:
@@ -500,7 +520,7 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
             mean_probability=mean,
             uncertainty=entropy,
             mutual_information=information,
-            features=features,
+            features=context,
             initial_logits=initial,
             suspicion_threshold=self.config.suspicion_threshold
             if suspicion_threshold is None

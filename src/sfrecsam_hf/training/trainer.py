@@ -38,13 +38,15 @@ WITHOUT_OVERLAP = 3  # epochs after which a run says that its masks meet no lesi
 logging.getLogger("accelerate.utils.other").setLevel(logging.ERROR)
 
 
-def train(config: TrainingConfig, resume: bool = False) -> Path:
+def train(config: TrainingConfig, resume: bool = False, sources: list[Dataset] | None = None) -> Path:
     """
     Trains both stages and returns the folder of the best checkpoint, which loads with `from_pretrained`.
 
     Args:
         config ([`TrainingConfig`]): All settings; saved with the run.
         resume (`bool`): Go on from the run's last state, sample for sample.
+        sources (`list[datasets.Dataset]`, *optional*): The training images of each folder in `config.train`; its
+            split `train` if not given.
 
     Raises:
         FileExistsError: The output folder holds a run and `resume` is False.
@@ -54,7 +56,7 @@ def train(config: TrainingConfig, resume: bool = False) -> Path:
         ValueError: The data or the state cannot be used, or the run was begun with other settings.
     """
     try:
-        run = TrainingRun(config, resume)
+        run = TrainingRun(config, resume, sources)
         while run.progress.stage <= 2:
             run.train_stage()
         run.close()

@@ -1,0 +1,238 @@
+"""
+Settings judged by cross-validation, then one model trained with them on everything: `sfrecsam train --folds 4`.
+
+Nothing is selected on what it is judged by. Every fold trains the same number of epochs and keeps its last weights;
+correctors and thresholds of a fold come from the other folds; the final model takes those of all folds.
+"""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from datasets import Dataset
+
+from ..data.loading import load_folder
+from ..data.objections import read_objections
+from ..data.splits import grouped_folds, named_in, scan
+from ..evaluation.evaluate import measure
+from ..evaluation.measured import Measured
+from ..evaluation.summary import summarised
+from ..modeling.image_processing_sfrecsam import SFRecSamImageProcessorPil
+from ..modeling.modeling_sfrecsam import SFRecSamModel
+from ..modeling.processing_sfrecsam import SFRecSamProcessor
+from .calibration import correction_threshold, presence_threshold
+from .config import TrainingConfig
+from .correctors import ErrorMaps, threshold_dice, train_correctors
+from .dataset import TrainingImages
+from .trainer import train
+
+BASE = "best"
+MAPS = "error_maps.safetensors"
+
+
+def train_folds(config: TrainingConfig, folds: int, resume: bool = False) -> Path:
+    """
+    Cross-validates the settings and trains the final model; returns its folder.
+
+    The folder of the run then holds `fold-1` to `fold-K`, `final`, `evaluation` with the out-of-fold figures of each
+    data set, and `folds.json`, which says what each part cost.
+
+    Args:
+        config ([`TrainingConfig`]): Settings of every part; without `validation`, since each fold holds images out.
+        folds (`int`): Number of folds, at least 2.
+        resume (`bool`): Go on with an interrupted run: parts that have ended are left as they are.
+
+    Raises:
+        FileExistsError: The output folder holds a run and `resume` is False.
+        ValueError: The settings name validation data, or the data cannot be used.
+    """
+    run = FoldedRun(config, folds, resume)
+    for fold in range(folds):
+        run.part(f"fold-{fold + 1}", lambda fold=fold: run.train_fold(fold))
+    run.part("correctors", run.train_correctors)
+    for fold in range(folds):
+        run.part(f"measured-{fold + 1}", lambda fold=fold: run.measure_fold(fold))
+    run.part("final", run.train_final)
+    run.report()
+    return run.output / "final" / BASE
+
+
+@dataclass
+class HeldOut:
+    """The images of one data set that a fold did not train on."""
+
+    name: str
+    images: Dataset
+
+
+class FoldedRun:
+    """One run in one folder; each part leaves a line in `folds.json` when it has ended."""
+
+    def __init__(self, config: TrainingConfig, folds: int, resume: bool):
+        if config.validation:
+            raise ValueError("validation must be left out with --folds: each fold holds its own images out.")
+        self.config, self.folds, self.output = config, folds, Path(config.output)
+        self.log = self.output / "folds.json"
+        if self.log.is_file() and not resume:
+            raise FileExistsError(f"{self.output} already holds a run; pass --resume or choose another --output.")
+        self.seconds: dict[str, float] = json.loads(self.log.read_text()) if self.log.is_file() else {}
+        self.sources = [_whole(source, config.splits) for source in config.train]
+        self.names = [Path(source).name.removesuffix(".zip") for source in config.train]
+        self.dealt = grouped_folds(self.sources, folds, config.seed)
+        self.objected = {} if config.objections is None else read_objections(config.objections)
+        self.output.mkdir(parents=True, exist_ok=True)
+
+    def part(self, name: str, work: Callable[[], None]) -> None:
+        """Does a part of the run, unless it has been done, and notes how long it took."""
+        if name in self.seconds:
+            return
+        print(f"***** part {name}", flush=True)
+        start = time.perf_counter()
+        work()
+        self.seconds[name] = time.perf_counter() - start
+        fresh = self.log.with_suffix(".new")
+        fresh.write_text(json.dumps(self.seconds, indent=1) + "\n")
+        fresh.replace(self.log)
+
+    def train_fold(self, fold: int) -> None:
+        """The base of one fold, and what it makes of the images it did not train on."""
+        folder = self.output / f"fold-{fold + 1}"
+        trained = [
+            source.select(np.flatnonzero(dealt != fold)) for source, dealt in zip(self.sources, self.dealt, strict=True)
+        ]
+        settings = replace(self.config, output=str(folder), correction_epochs=0, seed=self.config.seed + fold)
+        train(settings, resume=(folder / "latest").is_file(), sources=trained)
+        model = SFRecSamModel.from_pretrained(folder / BASE).eval()
+        images = TrainingImages([part.images for part in self.held_out(fold)], _processor(model).image_processor)
+        ErrorMaps.of(model, images, self.config.mc_samples).save(folder / MAPS)
+
+    def held_out(self, fold: int) -> list[HeldOut]:
+        """The images that a fold did not train on."""
+        return [
+            HeldOut(name, source.select(np.flatnonzero(dealt == fold)))
+            for name, source, dealt in zip(self.names, self.sources, self.dealt, strict=True)
+        ]
+
+    def maps(self, fold: int) -> ErrorMaps:
+        """What a fold's base made of the images it did not train on."""
+        return ErrorMaps.load(self.output / f"fold-{fold + 1}" / MAPS)
+
+    def train_correctors(self) -> None:
+        """Correctors and thresholds: for each fold from the other folds, for the final model from all."""
+        every = range(self.folds)
+        unbiased = []
+        for fold in every:
+            model = self.corrected_model(self.output / f"fold-{fold + 1}" / BASE, [f for f in every if f != fold])
+            unbiased.append(threshold_dice(model.corrector, self.maps(fold)))
+            model.save_pretrained(self.output / f"fold-{fold + 1}" / BASE)
+        for fold in every:
+            others = [f for f in every if f != fold]
+            self.set_thresholds(self.output / f"fold-{fold + 1}" / BASE, others, unbiased)
+        np.savez(self.output / "correction_dice.npz", *unbiased)
+
+    def corrected_model(self, folder: Path, teachers: list[int]) -> SFRecSamModel:
+        """The model of a folder with correctors that learned from the errors of the given folds."""
+        model = SFRecSamModel.from_pretrained(folder)
+        maps = ErrorMaps.joined([self.maps(fold) for fold in teachers])
+        torch.manual_seed(self.config.seed)
+        train_correctors(
+            model.corrector,
+            maps,
+            self.config.correction_epochs,
+            self.config.correction_learning_rate,
+            self.config.seed,
+        )
+        return model
+
+    def set_thresholds(self, folder: Path, chosen_on: list[int], dice: list[np.ndarray]) -> None:
+        """Stores the thresholds that are best on the given folds in the configuration of a checkpoint."""
+        model = SFRecSamModel.from_pretrained(folder)
+        model.config.suspicion_threshold = correction_threshold(np.concatenate([dice[fold] for fold in chosen_on]))
+        tables = [self.presence_table(fold) for fold in chosen_on]
+        columns = [np.concatenate(column) for column in zip(*tables, strict=True)]
+        if len(columns[0]):
+            model.config.presence_threshold = presence_threshold(*columns)
+        model.save_pretrained(folder)
+        _processor(model).save_pretrained(folder)
+        print(
+            f"{folder}: suspicion_threshold {model.config.suspicion_threshold:.3f}, "
+            f"presence_threshold {model.config.presence_threshold:.3f}"
+        )
+
+    def presence_table(self, fold: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """
+        What [`presence_threshold`] takes, of a fold's held-out images.
+
+        Data without a normal scan have no say: the threshold could only empty the masks of their lesions.
+        """
+        maps, start, chosen = self.maps(fold), 0, []
+        for part in self.held_out(fold):
+            index = torch.arange(start, start + len(part.images))
+            start += len(part.images)
+            if (maps.target[index].amax((1, 2, 3)) == 0).any():
+                chosen.append(index)
+        part = maps.select(torch.cat(chosen) if chosen else torch.zeros(0, dtype=torch.long))
+        true, mask = (part.target > 0.5).flatten(1), (part.initial > 0).flatten(1)
+        lesion = true.any(dim=1)
+        dice = 2 * (true & mask).sum(1) / (true.sum(1) + mask.sum(1)).clamp(min=1)
+        gain = torch.where(lesion, -dice, mask.any(dim=1).float())
+        return part.presence.sigmoid().numpy(), lesion.numpy(), gain.numpy()
+
+    def measure_fold(self, fold: int) -> None:
+        """Every figure of the images that a fold did not train on, at their original size."""
+        folder = self.output / f"fold-{fold + 1}"
+        model = SFRecSamModel.from_pretrained(folder / BASE).eval()
+        processor = _processor(model)
+        for part in self.held_out(fold):
+            measured = measure(model, processor, part.images, quiet=True)
+            measured.save(folder / f"{part.name}.json")
+
+    def train_final(self) -> None:
+        """The model that is published: everything trains it, and nothing is selected on it."""
+        folder = self.output / "final"
+        settings = replace(self.config, output=str(folder), correction_epochs=1)
+        train(settings, resume=(folder / "latest").is_file(), sources=self.sources)
+        every = list(range(self.folds))
+        model = self.corrected_model(folder / BASE, every)
+        model.save_pretrained(folder / BASE)
+        stored = np.load(self.output / "correction_dice.npz")
+        self.set_thresholds(folder / BASE, every, [stored[name] for name in stored.files])
+
+    def report(self) -> None:
+        """Writes the out-of-fold figures of each data set, without the images that are objected to and with them."""
+        for name in self.names:
+            parts = [Measured.load(self.output / f"fold-{fold + 1}" / f"{name}.json") for fold in range(self.folds)]
+            every = sum(parts, Measured())
+            self._write(name, every)
+            if any(row["name"] in self.objected for row in every.rows):
+                self._write(f"{name} without objections", _without(every, self.objected))
+
+    def _write(self, name: str, measured: Measured) -> None:
+        folder = self.output / "evaluation" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        results = {"data": name, "folds": self.folds, **summarised(measured)}
+        fresh = folder / "results.json.new"
+        fresh.write_text(json.dumps(results, indent=1) + "\n")
+        fresh.replace(folder / "results.json")
+
+
+def _whole(source: str, splits: str | None) -> Dataset:
+    """All images of a data set, with the groups of the CSV if it names them."""
+    _, samples = scan(source)
+    return load_folder(source, splits if splits is not None and named_in(splits, samples) else None)
+
+
+def _processor(model: SFRecSamModel) -> SFRecSamProcessor:
+    return SFRecSamProcessor(SFRecSamImageProcessorPil(image_size=model.config.vision_config.image_size))
+
+
+def _without(measured: Measured, names: dict[str, str]) -> Measured:
+    """The same without some images. Counts of pixels cannot be taken apart and stay those of all images."""
+    return Measured([row for row in measured.rows if row["name"] not in names], measured.pixels, measured.seconds)
+
+
+__all__ = ["train_folds"]
