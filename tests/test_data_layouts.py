@@ -10,7 +10,7 @@ from conftest import scan
 
 from sfrecsam_hf import load_bus_bra, load_busi, load_folder, load_udiat
 from sfrecsam_hf.cli import main
-from sfrecsam_hf.data.loading import inspect
+from sfrecsam_hf.data.inspection import inspect
 
 COLUMNS = {"image", "mask", "label", "name", "group"}
 SAMPLES = Path(__file__).resolve().parents[1] / "space" / "samples"

@@ -290,7 +290,7 @@ def _export(model: str | None, output: str, mc_samples: int | None) -> None:
 
 
 def _data(source: str, find_duplicates: bool) -> None:
-    from .data.loading import inspect
+    from .data.inspection import inspect
 
     print(inspect(source, find_duplicates))
 

@@ -1,27 +1,22 @@
-"""Breast-ultrasound data sets as `datasets.Dataset` with the columns image, mask, label, name and group.
+"""A folder, a zip or a Hub data set as `datasets.Dataset` with the columns image, mask, label, name and group."""
 
-One path for all: a layout is recognised, its images are paired with their masks, and the pairs become rows. A folder
-and a zip of that folder load alike.
-"""
-
-import csv
 import io
+import logging
 import re
-import zipfile
-from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import PIL.Image
 from datasets import ClassLabel, Dataset, Features, Image, Value
 
-from ..modeling.image_reading import EXTENSIONS, mask_stem, read_mask, read_rgb
+from ..modeling.image_reading import read_mask, read_rgb
+from .annotations import SegmentationMask
+from .dicom import is_segmentation
+from .files import File, read_picture
+from .layouts import BUS_BRA, BUSI, LABELS, Found, Mask, Sample, recognise
+from .split_tables import apply_splits, check_own_splits, exclude
 
-LABELS = ["benign", "malignant", "normal", "unknown"]
-MASK_FOLDERS = {"mask", "masks", "gt", "label", "labels", "groundtruth", "ground_truth", "annotations"}
-IMAGE_FOLDERS = {"image", "images", "original", "imgs", "img"}
+HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 FEATURES = Features(
     {
         "image": Image(),
@@ -32,41 +27,7 @@ FEATURES = Features(
     }
 )
 
-Source = Path | zipfile.Path
-
-
-@dataclass
-class Sample:
-    """One image of a data set, before it is read."""
-
-    image: Source
-    masks: list[Source]
-    name: str
-    label: str = "unknown"
-    group: str = ""
-    split: str | None = None
-
-
-@dataclass
-class DataReport:
-    """What was found in a data set; `print` it."""
-
-    layout: str
-    counts: dict[str, int]
-    multi_mask: list[str] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
-    duplicates: list[list[str]] = field(default_factory=list)
-
-    def __str__(self) -> str:
-        lines = [f"layout: {self.layout}", f"images: {sum(self.counts.values())}"]
-        lines += [f"  {label}: {count}" for label, count in sorted(self.counts.items())]
-        lines.append(f"with more than one mask: {len(self.multi_mask)}")
-        lines += [f"  {name}" for name in self.multi_mask]
-        lines.append(f"groups of near-duplicates: {len(self.duplicates)}")
-        lines += [f"  {', '.join(names)}" for names in self.duplicates]
-        lines.append(f"problems: {len(self.problems)}")
-        lines += [f"  {problem}" for problem in self.problems]
-        return "\n".join(lines)
+logger = logging.getLogger(__name__)
 
 
 def load_busi(source: str | Path, splits: str | Path | None = None, split: str | None = None) -> Dataset:
@@ -78,18 +39,18 @@ def load_busi(source: str | Path, splits: str | Path | None = None, split: str |
     Args:
         source (`str`): The folder, or a zip of it, at any depth above the class folders.
         splits (`str`, *optional*): CSV with `image,group,split`; without it `group` is the image itself (see
-            [`~sfrecsam_hf.data.splits.near_duplicate_groups`]).
+            [`~sfrecsam_hf.data.splits.load_split`]).
         split (`str`, *optional*): Only this split of that CSV.
 
     Raises:
         FileNotFoundError, ValueError: There are no such images, or a mask is missing or does not fit.
     """
-    return _to_dataset(_with_splits(scan_busi(_opened(source)), splits, split), source, split)
+    return load_folder(source, splits, split, layout=BUSI)
 
 
 def load_udiat(source: str | Path) -> Dataset:
     """UDIAT / Dataset B (Yap et al., 2018): `original/000001.png` with `GT/000001.png`. See [`load_busi`]."""
-    return _to_dataset(scan_paired_folders(_opened(source)), source)
+    return load_folder(source)
 
 
 def load_bus_bra(source: str | Path, split: str | None = None) -> Dataset:
@@ -102,254 +63,149 @@ def load_bus_bra(source: str | Path, split: str | None = None) -> Dataset:
         source (`str`): The folder, or a zip of it.
         split (`str`, *optional*): `"train"` or `"val"`; all images if not given.
     """
-    samples = [sample for sample in scan_bus_bra(_opened(source)) if split in (None, sample.split)]
-    return _to_dataset(samples, source, split)
+    return load_folder(source, split=split, layout=BUS_BRA)
 
 
-def load_folder(source: str | Path, splits: str | Path | None = None, split: str | None = None) -> Dataset:
+def load_folder(
+    source: str | Path,
+    splits: str | Path | None = None,
+    split: str | None = None,
+    without: str | Path | None = None,
+    layout: str | None = None,
+) -> Dataset:
     """
-    Any layout that is known: BUSI, BUS-BRA, UDIAT, `images/` with `masks/`, or `NAME.png` with `NAME_mask.png`.
+    All images of any data set that is known, or those of one split that it or a table has.
+
+    Known are BUSI, BUS-BRA, BUS-UCLM, UDIAT, folders of images beside folders of masks, `NAME.png` with
+    `NAME_mask.png`, COCO and DICOM segmentations, at any depth; and data sets on the Hub.
 
     Args:
-        source (`str`): The folder or zip.
+        source (`str`): The folder, zip, or Hub name such as `"org/my-scans"`.
         splits (`str`, *optional*): As for [`load_busi`].
         split (`str`, *optional*): Only this split.
+        without (`str`, *optional*): CSV of images to leave out (see [`~sfrecsam_hf.data.split_tables.exclude`]).
+        layout (`str`, *optional*): Refuse any other one.
+
+    Raises:
+        FileNotFoundError, ValueError: As for [`load_busi`].
     """
-    _, samples = scan(source)
+    found = find(source)
+    if layout not in (None, found.layout):
+        raise ValueError(f"{source} holds no images in the layout of {layout}, but {found.layout}; use load_folder.")
     if splits is not None:
-        samples = _with_splits(samples, splits, split)
-    elif split is not None and any(sample.split for sample in samples):
-        samples = [sample for sample in samples if sample.split == split]
-    elif split is not None:
-        raise ValueError(f"{source} has no splits of its own; give a splits CSV to choose {split!r}.")
-    return _to_dataset(samples, source, split)
+        apply_splits([found], splits)
+    if without is not None:
+        exclude([found], without)
+    return to_dataset(found, of_split(found, split))
 
 
-def scan(source: str | Path) -> tuple[str, list[Sample]]:
-    """The name of the layout in `source` and its images, unread; raises `ValueError` if none is known."""
-    opened = _opened(source)
-    for layout, scanner in SCANNERS.items():
-        samples = scanner(opened)
-        if samples:
-            return layout, samples
-    raise ValueError(f"{source} holds no images with masks in a layout that is known; see `sfrecsam data --help`.")
-
-
-def scan_busi(root: Source) -> list[Sample]:
-    """Images below folders named benign, malignant and normal."""
-    samples = []
-    for folder in _folders(root):
-        if folder.name.lower() in LABELS[:3]:
-            label = folder.name.lower()
-            samples += _beside_masks(folder, label, prefix=f"{folder.name}/")
-    return samples
-
-
-def scan_bus_bra(root: Source) -> list[Sample]:
-    """Images listed in `bus_data.csv`."""
-    for folder in _folders(root):
-        table = folder / "bus_data.csv"
-        if not table.is_file():
-            continue
-        rows = csv.DictReader(io.StringIO(table.read_text(encoding="utf-8-sig")))
-        samples = []
-        for row in rows:
-            mask = folder / "Masks" / f"{row['ID'].replace('bus', 'mask', 1)}.png"
-            samples.append(
-                Sample(
-                    image=folder / "Images" / f"{row['ID']}.png",
-                    masks=[mask] if mask.is_file() else [],
-                    name=row["ID"],
-                    label=row["Pathology"],
-                    group=f"case {row['Case']}",
-                    split="val" if int(row["Case"]) % 10 == 0 else "train",
-                )
-            )
-        return samples
-    return []
-
-
-def scan_paired_folders(root: Source) -> list[Sample]:
-    """A folder of images beside a folder of masks with the same stems; a mask may add `_mask` or `mask_`."""
-    for parent in _folders(root):
-        children = {child.name.lower(): child for child in parent.iterdir() if child.is_dir()}
-        images = next((children[name] for name in children if name in IMAGE_FOLDERS), None)
-        masks = next((children[name] for name in children if name in MASK_FOLDERS), None)
-        if images is None or masks is None:
-            continue
-        by_stem: dict[str, list[Source]] = {}
-        for mask in _pictures(masks):
-            by_stem.setdefault(mask_stem(mask.stem), []).append(mask)
-        return [
-            Sample(image=image, masks=by_stem.get(image.stem, []), name=image.stem, group=image.stem)
-            for image in _pictures(images)
-        ]
-    return []
-
-
-def scan_beside(root: Source) -> list[Sample]:
-    """`NAME.png` beside `NAME_mask.png` in any one folder."""
-    for folder in _folders(root):
-        samples = _beside_masks(folder, "unknown")
-        if any(sample.masks for sample in samples):
-            return samples
-    return []
-
-
-SCANNERS: dict[str, Callable[[Source], list[Sample]]] = {
-    "BUS-BRA": scan_bus_bra,
-    "BUSI": scan_busi,
-    "images and masks": scan_paired_folders,
-    "NAME and NAME_mask": scan_beside,
-}
-
-
-def inspect(source: str | Path, find_duplicates: bool = True) -> DataReport:
+def find(source: str | Path, quiet: bool = False) -> Found:
     """
-    Reads every image and mask and reports counts, multi-mask images, missing or mismatched masks and duplicates.
+    The images of a folder, zip or Hub data set, unread. What is not used is logged.
 
     Args:
-        source (`str`): The folder or zip.
-        find_duplicates (`bool`): Also look for near-duplicates.
+        source (`str`): Folder, zip or Hub name.
+        quiet (`bool`): Log nothing.
+
+    Raises:
+        FileNotFoundError: There is no such source.
+        ValueError: It holds no images with masks.
     """
-    from .splits import near_duplicate_groups
+    if HUB_NAME.fullmatch(str(source)) and not Path(source).exists():
+        from .hub import recognise_hub
 
-    layout, samples = scan(source)
-    report = DataReport(layout, dict(Counter(sample.label for sample in samples)))
-    readable, images = [], []
-    for sample in samples:
-        if len(sample.masks) > 1:
-            report.multi_mask.append(sample.name)
-        try:
-            image, _ = _read(sample)
-        except (OSError, ValueError) as error:
-            report.problems.append(str(error))
-            continue
-        readable.append(sample.name)
-        images.append(image)
-    if find_duplicates:
-        members: dict[int, list[str]] = {}
-        for name, group in zip(readable, near_duplicate_groups(images), strict=True):
-            members.setdefault(group, []).append(name)
-        report.duplicates = [names for names in members.values() if len(names) > 1]
-    return report
+        found = recognise_hub(str(source))
+    else:
+        found = recognise(str(source))
+    if found.unused and not quiet:
+        logger.warning("%s: %d notes on what is not used:", source, len(found.unused))
+        for note in found.unused[:5]:
+            logger.warning("  %s", note)
+        if len(found.unused) > 5:
+            logger.warning("  and %d more; `sfrecsam data` lists all", len(found.unused) - 5)
+    return found
 
 
-def _opened(source: str | Path) -> Source:
-    path = Path(source)
-    if path.is_dir():
-        return path
-    if path.is_file() and zipfile.is_zipfile(path):
-        return zipfile.Path(path)
-    raise FileNotFoundError(f"{source} is neither a folder nor a zip file; check the path.")
+def of_split(found: Found, split: str | None) -> list[Sample]:
+    """
+    The images of one split that a data set or a table has; all if `split` is None.
+
+    Raises:
+        ValueError: There are no splits, or a group crosses them.
+    """
+    if split is None:
+        return found.samples
+    if not any(sample.split for sample in found.samples):
+        raise ValueError(f"{found.source} has no splits of its own; give a splits CSV to choose {split!r}.")
+    check_own_splits(found)
+    return [sample for sample in found.samples if sample.split == split]
 
 
-def _folders(root: Source) -> Iterator[Source]:
-    yield root
-    for child in sorted(root.iterdir(), key=lambda path: path.name):
-        if child.is_dir() and child.name != "__MACOSX":
-            yield from _folders(child)
+def read_sample(sample: Sample) -> tuple[PIL.Image.Image, np.ndarray]:
+    """
+    The image as it was saved, and its joined mask as booleans.
 
-
-def _pictures(folder: Source) -> list[Source]:
-    found = [path for path in folder.iterdir() if path.suffix.lower() in EXTENSIONS]
-    return sorted(found, key=lambda path: [int(part) if part.isdigit() else part for part in _digits(path.name)])
-
-
-def _digits(name: str) -> list[str]:
-    return re.split(r"(\d+)", name)
-
-
-def _beside_masks(folder: Source, label: str, prefix: str = "") -> list[Sample]:
-    images, masks = [], {}
-    for picture in _pictures(folder):
-        stem = mask_stem(picture.stem)
-        if stem == picture.stem:
-            images.append(picture)
-        else:
-            masks.setdefault(stem, []).append(picture)
-    return [
-        Sample(
-            image=image,
-            masks=masks.get(image.stem, []),
-            name=f"{prefix}{image.name}",
-            label=label,
-            group=f"{prefix}{image.name}",
-        )
-        for image in images
-    ]
-
-
-def _with_splits(samples: list[Sample], splits: str | Path | None, split: str | None) -> list[Sample]:
-    if splits is None:
-        if split is not None:
-            raise ValueError(f"split={split!r} needs a splits CSV with the columns image, group and split.")
-        return samples
-    rows = _split_rows(splits)
-    chosen = []
-    for sample in samples:
-        row = rows.get(sample.name)
-        if row is not None and split in (None, row["split"]):
-            sample.group, sample.split = row["group"], row["split"]
-            chosen.append(sample)
-    return chosen
-
-
-def named_in(splits: str | Path, samples: list[Sample]) -> bool:
-    """Whether a splits CSV names any of these images."""
-    rows = _split_rows(splits)
-    return any(sample.name in rows for sample in samples)
-
-
-def _split_rows(splits: str | Path) -> dict[str, dict[str, str]]:
-    path = Path(splits)
-    if not path.is_file():
-        raise FileNotFoundError(f"{splits} does not exist; give a CSV with the columns image, group and split.")
-    with path.open(newline="") as file:
-        reader = csv.DictReader(file)
-        if not {"image", "group", "split"} <= set(reader.fieldnames or []):
-            raise ValueError(f"{splits} needs the columns image, group and split.")
-        return {row["image"]: row for row in reader}
-
-
-def _read(sample: Sample) -> tuple[PIL.Image.Image, np.ndarray]:
-    image = read_rgb(_picture(sample.image), name=str(sample.image))
-    if not sample.masks:
-        raise ValueError(f"{sample.image} has no mask; add one, or an empty one if there is no lesion.")
-    joined = np.zeros((image.height, image.width), dtype=bool)
+    Raises:
+        ValueError: One of them cannot be read, the mask is missing, or they differ in size.
+    """
+    image = read_picture(sample.image)
+    width, height = read_rgb(image, sample.image.whole).size
+    if not sample.masks and sample.label != "normal":
+        raise ValueError(f"{sample.image.whole} has no mask; add one, or an empty one if there is no lesion.")
+    joined = np.zeros((height, width), dtype=bool)
     for source in sample.masks:
-        mask = read_mask(_picture(source), name=str(source))
+        mask = _read_mask(source, height, width)
         if mask.shape != joined.shape:
             raise ValueError(
-                f"{source} is {mask.shape[1]}x{mask.shape[0]} pixels but its image is {image.width}x{image.height}; "
+                f"{source.whole} is {mask.shape[1]}x{mask.shape[0]} pixels but its image is {width}x{height}; "
                 "export both at the same size."
             )
         joined |= mask
     return image, joined
 
 
-def _picture(source: Source) -> str | PIL.Image.Image:
-    if isinstance(source, Path):
-        return str(source)
-    try:
-        return PIL.Image.open(io.BytesIO(source.read_bytes()))
-    except (OSError, SyntaxError) as error:
-        raise ValueError(f"{source} is not an image that Pillow can read; convert it to PNG.") from error
+def to_dataset(found: Found, samples: list[Sample]) -> Dataset:
+    """
+    Reads samples of one source.
 
-
-def _to_dataset(samples: list[Sample], source: str | Path, split: str | None = None) -> Dataset:
+    Raises:
+        ValueError: There are none, or one cannot be read.
+    """
     if not samples:
-        chosen = f" in the split {split!r}" if split else ""
-        raise ValueError(f"{source} holds no images of this layout{chosen}; check the path and the splits.")
+        raise ValueError(f"{found.source} holds no images in this split; check the path and the splits.")
     rows: dict[str, list] = {name: [] for name in FEATURES}
     for sample in samples:
-        _, mask = _read(sample)
-        encoded = io.BytesIO()
-        PIL.Image.fromarray(mask.astype(np.uint8) * 255).save(encoded, format="PNG")
-        inside_zip = not isinstance(sample.image, Path)
-        rows["image"].append({"bytes": sample.image.read_bytes() if inside_zip else None, "path": str(sample.image)})
-        rows["mask"].append({"bytes": encoded.getvalue(), "path": None})
-        rows["label"].append(sample.label if sample.label in LABELS else "unknown")
+        image, mask = read_sample(sample)
+        rows["image"].append(_stored(sample.image, image))
+        rows["mask"].append({"bytes": _png(PIL.Image.fromarray(mask.astype(np.uint8) * 255)), "path": None})
+        rows["label"].append(sample.label)
         rows["name"].append(sample.name)
         rows["group"].append(sample.group)
     return Dataset.from_dict(rows, features=FEATURES)
+
+
+def _read_mask(source: Mask, height: int, width: int) -> np.ndarray:
+    if not isinstance(source, File):
+        return source.read(height, width)
+    if source.is_dicom and is_segmentation(source.open()):
+        return SegmentationMask(source, None).read(height, width)
+    return read_mask(read_picture(source), source.whole)
+
+
+def _stored(file: File, image: PIL.Image.Image) -> dict[str, bytes | str | None]:
+    """8-bit gray and colour files as they are; all others as 8-bit PNG, so that everybody sees the same."""
+    plain = image.mode in ("L", "RGB") and "transparency" not in image.info and image.format is not None
+    if not plain or image.size != PIL.Image.open(file.open()).size:
+        return {"bytes": _png(read_rgb(image, file.whole)), "path": None}
+    if isinstance(file.source, Path):
+        return {"bytes": None, "path": str(file.source)}
+    return {"bytes": file.read_bytes(), "path": file.place.name}
+
+
+def _png(image: PIL.Image.Image) -> bytes:
+    encoded = io.BytesIO()
+    image.save(encoded, format="PNG")
+    return encoded.getvalue()
+
+
+__all__ = ["load_bus_bra", "load_busi", "load_folder", "load_udiat"]

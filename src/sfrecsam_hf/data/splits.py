@@ -1,99 +1,131 @@
-"""Near-duplicate detection, and splits that keep duplicates on one side."""
+"""Decides which images train and which validate: the one place that is asked by train, evaluate and the examples."""
 
+import logging
 import warnings
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import PIL.Image
-from datasets import Dataset, DatasetDict
+from datasets import Dataset
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 from sklearn.model_selection import StratifiedGroupKFold
 
-from .loading import load_folder, named_in, scan
+from .duplicates import near_duplicate_groups
+from .files import read_scan
+from .layouts import Found, Sample
+from .loading import find, of_split, to_dataset
+from .split_tables import apply_splits, exclude
+from .training_record import TrainingRecord
 
-SIDE = 32
-SIMILARITY = 0.92
+PARTS = 5  # four train, one validates
+
+logger = logging.getLogger(__name__)
 
 
-def near_duplicate_groups(images: list[PIL.Image.Image], similarity: float = SIMILARITY) -> list[int]:
+@dataclass
+class Resolved:
     """
-    Groups images that show the same frame, also re-encoded, brightened or slightly cropped.
-
-    Every image is reduced to 32x32 gray and compared by normalised correlation at all shifts of up to two pixels;
-    whatever is linked by a chain of similar pairs is one group. Of 48 BUSI images all were found when
-    cropped by 1 % a side, 94 % when by 2 %, 77 % when by 2.5 %, and 44 % when by 5 %.
+    The images of a training run.
 
     Args:
-        images (`list[PIL.Image.Image]`): Any sizes and modes.
-        similarity (`float`): Correlation above which two images are the same frame.
-
-    Returns:
-        `list[int]`: A group number per image.
+        train (`list[datasets.Dataset]`): One for each data set to train on.
+        validation (`list[datasets.Dataset]`): One for each data set to validate on.
+        record ([`TrainingRecord`]): Both as hashes, to be saved beside the checkpoint.
     """
-    if not images:
-        return []
-    small = np.stack(
-        [np.asarray(image.convert("L").resize((SIDE, SIDE), PIL.Image.Resampling.BOX)) for image in images]
-    )
-    small = small.astype(np.float32)
-    margin = 2
-    inner = _normalised(small[:, margin:-margin, margin:-margin])
-    best = np.full((len(images), len(images)), -1.0, dtype=np.float32)
-    for dy in range(2 * margin + 1):
-        for dx in range(2 * margin + 1):
-            shifted = _normalised(small[:, dy : SIDE - 2 * margin + dy, dx : SIDE - 2 * margin + dx])
-            best = np.maximum(best, inner @ shifted.T)
-    parent = list(range(len(images)))
 
-    def root(index: int) -> int:
-        while parent[index] != index:
-            parent[index] = parent[parent[index]]
-            index = parent[index]
-        return index
-
-    for first, second in zip(*np.nonzero(best > similarity), strict=True):
-        parent[root(int(first))] = root(int(second))
-    numbers: dict[int, int] = {}
-    return [numbers.setdefault(root(index), len(numbers)) for index in range(len(images))]
+    train: list[Dataset]
+    validation: list[Dataset]
+    record: TrainingRecord
 
 
-def _normalised(images: np.ndarray) -> np.ndarray:
-    flat = images.reshape(len(images), -1)
-    flat = flat - flat.mean(axis=1, keepdims=True)
-    return flat / (np.linalg.norm(flat, axis=1, keepdims=True) + 1e-6)
-
-
-def grouped_split(dataset: Dataset, shares: dict[str, float], seed: int = 0) -> DatasetDict:
+def resolve(
+    train: list[str],
+    validation: list[str],
+    splits: str | Path | None = None,
+    without: str | Path | None = None,
+    start: str | None = None,
+) -> Resolved:
     """
-    Splits a data set so that no group crosses a split and each label keeps its share.
+    Decides which images a run trains on.
+
+    A data set is split by the table that names it, else by itself (folders named train and val, a table of its own),
+    else by [`split_by_group`]. One that has no split and is given for one purpose alone is used for it as a whole.
 
     Args:
-        dataset (`datasets.Dataset`): With the columns `label` and `group`.
-        shares (`dict[str, float]`): Share of each split, summing to 1.
-        seed (`int`): Order in which groups are dealt.
+        train (`list[str]`): Folders, zips or Hub names to train on.
+        validation (`list[str]`): Those to validate on.
+        splits (`str`, *optional*): CSV with the columns image, group and split.
+        without (`str`, *optional*): CSV of images to leave out of both.
+        start (`str`, *optional*): The checkpoint that the run starts from; what it was trained on is recorded, too.
 
     Raises:
-        ValueError: The shares do not sum to 1.
+        FileNotFoundError, ValueError: As for [`~sfrecsam_hf.load_folder`]; or one image is in both.
     """
-    if abs(sum(shares.values()) - 1) > 1e-6:
-        raise ValueError(f"The shares {shares} must sum to 1.")
-    members: dict[str, list[int]] = {}
-    for index, group in enumerate(dataset["group"]):
-        members.setdefault(group, []).append(index)
-    labels = np.asarray(dataset["label"])
-    order = sorted(members)
-    np.random.default_rng(seed).shuffle(order)
-    order.sort(key=lambda group: -len(members[group]))
-    wanted = {label: int((labels == label).sum()) for label in set(labels.tolist())}
-    filled = {name: dict.fromkeys(wanted, 0) for name in shares}
-    chosen: dict[str, list[int]] = {name: [] for name in shares}
-    for group in order:
-        label = int(labels[members[group][0]])
-        name = max(shares, key=lambda split: shares[split] - filled[split][label] / wanted[label])
-        chosen[name] += members[group]
-        for index in members[group]:
-            filled[name][int(labels[index])] += 1
-    return DatasetDict({name: dataset.select(sorted(indices)) for name, indices in chosen.items()})
+    train, validation = [str(source) for source in train], [str(source) for source in validation]
+    sources = {source: find(source) for source in dict.fromkeys([*train, *validation])}
+    _apply(list(sources.values()), splits, without)
+    for source, found in sources.items():
+        if (source in train and source in validation) or any(sample.split for sample in found.samples):
+            _ensure_split(found)
+    train_sets = [_part(sources[source], "train") for source in train]
+    validation_sets = [_part(sources[source], "val") for source in validation]
+    record = TrainingRecord.of_run(
+        list(zip(train, train_sets, strict=True)), list(zip(validation, validation_sets, strict=True)), start
+    )
+    return Resolved(train_sets, validation_sets, record)
+
+
+def load_split(
+    source: str | Path, split: str, splits: str | Path | None = None, *, without: str | Path | None = None
+) -> Dataset:
+    """
+    One split of one data set, decided as in [`resolve`]: it does not depend on a training run or its seed.
+
+    Args:
+        source (`str`): Folder, zip or Hub name.
+        split (`str`): `"train"`, `"val"` or `"test"`.
+        splits, without: As for [`resolve`].
+
+    Raises:
+        FileNotFoundError, ValueError: As for [`~sfrecsam_hf.load_folder`].
+    """
+    return load_splits([source], split, splits, without=without)[0]
+
+
+def load_splits(
+    sources: list, split: str, splits: str | Path | None = None, *, without: str | Path | None = None
+) -> list[Dataset]:
+    """The same of several data sets."""
+    found = [find(source) for source in sources]
+    _apply(found, splits, without)
+    for entry in found:
+        _ensure_split(entry)
+    return [_part(entry, split) for entry in found]
+
+
+def split_by_group(found: Found) -> None:
+    """
+    Splits a data set four to one, so that no patient, group or near-duplicate crosses and classes keep their share.
+
+    Sets `split` of every sample, and `group` to what must stay together.
+
+    Raises:
+        ValueError: There are fewer than five such groups, or an image cannot be read.
+    """
+    samples = found.samples
+    names = _joined_groups(samples)
+    for sample, name in zip(samples, names, strict=True):
+        sample.group = name
+    if len(set(names)) < PARTS:
+        raise ValueError(
+            f"{found.source} has {len(samples)} images in {len(set(names))} groups; to split it, at least {PARTS} "
+            "groups or a splits CSV are needed."
+        )
+    dataset = Dataset.from_dict({"label": [sample.label for sample in samples], "group": names})
+    for sample, fold in zip(samples, grouped_folds([dataset], PARTS)[0], strict=True):
+        sample.split = "val" if fold == 0 else "train"
 
 
 def grouped_folds(sources: list[Dataset], folds: int = 4, seed: int = 0) -> list[np.ndarray]:
@@ -129,33 +161,47 @@ def grouped_folds(sources: list[Dataset], folds: int = 4, seed: int = 0) -> list
     return np.split(fold, np.cumsum([len(source) for source in sources])[:-1])
 
 
-def with_duplicate_groups(dataset: Dataset) -> Dataset:
-    """The data set with `group` replaced by the near-duplicate groups found in its images."""
-    groups = near_duplicate_groups(list(dataset["image"]))
-    return dataset.remove_columns("group").add_column("group", [f"group {number}" for number in groups])
+def _apply(sources: list[Found], splits: str | Path | None, without: str | Path | None) -> None:
+    if splits is not None:
+        apply_splits(sources, splits)
+    if without is not None:
+        exclude(sources, without)
 
 
-def load_split(source: str | Path, split: str, splits: str | Path | None = None, seed: int = 0) -> Dataset:
-    """
-    One split of any data set: the CSV's if it names the images, else the data set's own, else our grouped one.
-
-    Args:
-        source (`str`): Folder or zip.
-        split (`str`): `"train"` or `"val"`.
-        splits (`str`, *optional*): CSV with `image,group,split`.
-        seed (`int`): Of the grouped split, four parts train to one part val.
-
-    Raises:
-        FileNotFoundError, ValueError: As for [`load_folder`].
-    """
-    _, samples = scan(source)
-    if splits is not None and named_in(splits, samples):
-        return load_folder(source, splits, split)
-    if any(sample.split for sample in samples):
-        return load_folder(source, split=split)
-    return grouped_split(with_duplicate_groups(load_folder(source)), {"train": 0.8, "val": 0.2}, seed)[split]
+def _ensure_split(found: Found) -> None:
+    """Splits a data set that has no split, or takes validation images out of training if it has none of its own."""
+    splits = {sample.split for sample in found.samples}
+    if splits == {None}:
+        split_by_group(found)
+    elif "train" in splits and "val" not in splits:
+        training = [sample for sample in found.samples if sample.split == "train"]
+        split_by_group(Found(found.source, found.layout, training))
+    else:
+        return
+    counts = Counter(sample.split for sample in found.samples)
+    logger.info("%s: %d images train and %d validate", found.source, counts["train"], counts["val"])
 
 
-def load_splits(sources: list[str], split: str, splits: str | Path | None = None, seed: int = 0) -> list[Dataset]:
-    """The same of several sources."""
-    return [load_split(source, split, splits, seed) for source in sources]
+def _part(found: Found, split: str) -> Dataset:
+    """The images of a split; all of a data set that has none."""
+    whole = all(sample.split is None for sample in found.samples)
+    samples = found.samples if whole else of_split(found, split)
+    if not samples:
+        has = ", ".join(sorted({sample.split for sample in found.samples if sample.split}))
+        raise ValueError(f"{found.source} has no images in the split {split!r}, only in {has}.")
+    return to_dataset(found, samples)
+
+
+def _joined_groups(samples: list[Sample]) -> list[str]:
+    """Groups joined where near-duplicates link them, each named for its first."""
+    numbers = near_duplicate_groups([read_scan(sample.image) for sample in samples])
+    first: dict[object, int] = {}
+    links = []
+    for index, sample in enumerate(samples):
+        links += [(index, first.setdefault(key, index)) for key in (sample.group, numbers[index])]
+    rows, columns = zip(*links, strict=True)
+    graph = coo_array((np.ones(len(links)), (rows, columns)), shape=(len(samples), len(samples)))
+    component = connected_components(graph, directed=False)[1]
+    named: dict[int, str] = {}
+    return [named.setdefault(int(number), sample.group) for number, sample in zip(component, samples, strict=True)]
+

@@ -19,8 +19,10 @@ EXTENSIONS = frozenset(
     {".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".tif", ".tiff"}
     | {".webp", ".gif", ".jp2", ".j2k", ".jpx", ".pbm", ".pgm", ".ppm", ".pnm", ".tga"}
 )
-MASK_WORDS = "masks?|gt|ground_?truth|segs?|segmentations?|lesions?|tumou?rs?"
-MASK_NAME = re.compile(rf"(?<=.)[_\-. ]({MASK_WORDS})([_\- ]?\d+)?$|^({MASK_WORDS})[_\-. ](?=.)", re.IGNORECASE)
+MASK_WORDS = "masks?|gt|ground_?truth|segs?|segmentations?"
+MASK_NAME = re.compile(
+    rf"(?<=.)[_\-. ]({MASK_WORDS}|lesions?|tumou?rs?)([_\- ]?\d+)?$|^({MASK_WORDS})[_\-. ](?=.)", re.IGNORECASE
+)
 NOISE = 0.04  # values that lossy compression leaves around a shape, as a share of the brightest
 
 ImageLike = str | Path | PIL.Image.Image | np.ndarray | torch.Tensor

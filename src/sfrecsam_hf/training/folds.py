@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from datasets import Dataset
 
-from ..data.loading import load_folder
-from ..data.objections import read_objections
-from ..data.splits import grouped_folds, named_in, scan
+from ..data.loading import find, load_folder
+from ..data.split_tables import exclude
+from ..data.splits import grouped_folds
 from ..evaluation.evaluate import measure
 from ..evaluation.measured import Measured
 from ..evaluation.summary import summarised
@@ -80,10 +80,10 @@ class FoldedRun:
         if self.log.is_file() and not resume:
             raise FileExistsError(f"{self.output} already holds a run; pass --resume or choose another --output.")
         self.seconds: dict[str, float] = json.loads(self.log.read_text()) if self.log.is_file() else {}
-        self.sources = [_whole(source, config.splits) for source in config.train]
+        self.sources = [load_folder(source, config.splits) for source in config.train]
         self.names = [Path(source).name.removesuffix(".zip") for source in config.train]
         self.dealt = grouped_folds(self.sources, folds, config.seed)
-        self.objected = {} if config.objections is None else read_objections(config.objections)
+        self.kept = [_kept(source, config.without) for source in config.train]
         self.output.mkdir(parents=True, exist_ok=True)
 
     def part(self, name: str, work: Callable[[], None]) -> None:
@@ -101,14 +101,24 @@ class FoldedRun:
     def train_fold(self, fold: int) -> None:
         """The base of one fold, and what it makes of the images it did not train on."""
         folder = self.output / f"fold-{fold + 1}"
-        trained = [
-            source.select(np.flatnonzero(dealt != fold)) for source, dealt in zip(self.sources, self.dealt, strict=True)
-        ]
         settings = replace(self.config, output=str(folder), correction_epochs=0, seed=self.config.seed + fold)
-        train(settings, resume=(folder / "latest").is_file(), sources=trained)
+        train(settings, resume=(folder / "latest").is_file(), sources=self.taught(without_fold=fold))
         model = SFRecSamModel.from_pretrained(folder / BASE).eval()
         images = TrainingImages([part.images for part in self.held_out(fold)], _processor(model).image_processor)
         ErrorMaps.of(model, images, self.config.mc_samples).save(folder / MAPS)
+
+    def taught(self, without_fold: int | None = None) -> list[Dataset]:
+        """The images to train on: those that nobody objects to, of the other folds."""
+        return [
+            source.select(
+                [
+                    index
+                    for index, (name, fold) in enumerate(zip(source["name"], dealt, strict=True))
+                    if name in kept and fold != without_fold
+                ]
+            )
+            for source, dealt, kept in zip(self.sources, self.dealt, self.kept, strict=True)
+        ]
 
     def held_out(self, fold: int) -> list[HeldOut]:
         """The images that a fold did not train on."""
@@ -195,7 +205,7 @@ class FoldedRun:
         """The model that is published: everything trains it, and nothing is selected on it."""
         folder = self.output / "final"
         settings = replace(self.config, output=str(folder), correction_epochs=1)
-        train(settings, resume=(folder / "latest").is_file(), sources=self.sources)
+        train(settings, resume=(folder / "latest").is_file(), sources=self.taught())
         every = list(range(self.folds))
         model = self.corrected_model(folder / BASE, every)
         model.save_pretrained(folder / BASE)
@@ -204,12 +214,12 @@ class FoldedRun:
 
     def report(self) -> None:
         """Writes the out-of-fold figures of each data set, without the images that are objected to and with them."""
-        for name in self.names:
+        for name, kept in zip(self.names, self.kept, strict=True):
             parts = [Measured.load(self.output / f"fold-{fold + 1}" / f"{name}.json") for fold in range(self.folds)]
             every = sum(parts, Measured())
             self._write(name, every)
-            if any(row["name"] in self.objected for row in every.rows):
-                self._write(f"{name} without objections", _without(every, self.objected))
+            if any(row["name"] not in kept for row in every.rows):
+                self._write(f"{name} without objections", _only(every, kept))
 
     def _write(self, name: str, measured: Measured) -> None:
         folder = self.output / "evaluation" / name
@@ -220,19 +230,21 @@ class FoldedRun:
         fresh.replace(folder / "results.json")
 
 
-def _whole(source: str, splits: str | None) -> Dataset:
-    """All images of a data set, with the groups of the CSV if it names them."""
-    _, samples = scan(source)
-    return load_folder(source, splits if splits is not None and named_in(splits, samples) else None)
+def _kept(source: str, without: str | None) -> set[str]:
+    """Names of the images of a data set that a table does not leave out."""
+    found = find(source, quiet=True)
+    if without is not None:
+        exclude([found], without)
+    return {sample.name for sample in found.samples}
 
 
 def _processor(model: SFRecSamModel) -> SFRecSamProcessor:
     return SFRecSamProcessor(SFRecSamImageProcessorPil(image_size=model.config.vision_config.image_size))
 
 
-def _without(measured: Measured, names: dict[str, str]) -> Measured:
-    """The same without some images. Counts of pixels cannot be taken apart and stay those of all images."""
-    return Measured([row for row in measured.rows if row["name"] not in names], measured.pixels, measured.seconds)
+def _only(measured: Measured, names: set[str]) -> Measured:
+    """The same of some images. Counts of pixels cannot be taken apart and stay those of all images."""
+    return Measured([row for row in measured.rows if row["name"] in names], measured.pixels, measured.seconds)
 
 
 __all__ = ["train_folds"]

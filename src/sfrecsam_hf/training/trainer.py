@@ -16,8 +16,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers import get_scheduler
 
-from ..data.objections import without_objections
-from ..data.splits import load_splits
+from ..data.splits import resolve
 from ..modeling.configuration_sfrecsam import SFRecSamConfig
 from ..modeling.image_processing_sfrecsam import SFRecSamImageProcessorPil
 from ..modeling.modeling_sfrecsam import SFRecSamModel
@@ -93,12 +92,11 @@ class TrainingRun:
                 "another --output."
             )
         set_seed(config.seed)
-        sources = sources or load_splits(config.train, "train", config.splits, config.seed)
-        sources = [without_objections(source, config.objections) for source in sources]
+        held_out: list[Dataset] = []
+        if sources is None:
+            sources, held_out = resolve(config.train, config.validation, config.splits, config.without)
         self.groups = [source["group"][:] for source in sources]
-        self.validation = None
-        if config.validation:
-            self.validation = Validation(load_splits(config.validation, "val", config.splits, config.seed), config)
+        self.validation = Validation(held_out, config) if held_out else None
         self.accelerator = Accelerator(
             cpu=not torch.accelerator.is_available(),  # or several processes would not find each other
             mixed_precision=config.mixed_precision,

@@ -1,0 +1,142 @@
+"""Data sets on the Hub: what `push-data` publishes, and whatever others publish in a like form."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+import PIL.Image
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, IterableDataset, load_dataset
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError
+
+from ..modeling.image_reading import read_rgb
+from .files import File
+from .layouts import LABELS, Found, Sample, recognise
+from .tables import split_name
+
+IMAGE_COLUMNS = ("image", "img", "scan", "picture")
+MASK_COLUMNS = ("mask", "masks", "segmentation", "annotation", "label", "gt")
+GROUP_COLUMNS = ("group", "patient", "patient_id", "case")
+NAME_COLUMNS = ("name", "image_id", "file_name", "filename", "id")
+CLASS_COLUMNS = ("label", "class", "class_label", "pathology", "diagnosis")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The image in one row and column, read when it is needed."""
+
+    dataset: Dataset
+    row: int
+    column: str
+    name: str
+
+    def read_bytes(self) -> bytes:
+        """As it is stored."""
+        stored = self.dataset[self.row][self.column]
+        if stored is None:
+            raise OSError("the row is empty")
+        if stored["bytes"] is not None:
+            return stored["bytes"]
+        with open(stored["path"], "rb") as file:  # noqa: PTH123
+            return file.read()
+
+
+def recognise_hub(name: str) -> Found:
+    """
+    The images of a data set on the Hub with their masks, unread.
+
+    A data set of plain files is fetched and recognised like a folder.
+
+    Args:
+        name (`str`): Such as `"org/my-scans"`.
+
+    Raises:
+        FileNotFoundError: There is no such data set, or it cannot be reached.
+        ValueError: It holds no images with masks.
+    """
+    parts = _loaded(name)
+    features = next(iter(parts.values())).features
+    image, mask = _image_column(features, IMAGE_COLUMNS), _image_column(features, MASK_COLUMNS)
+    if image is None or mask is None:
+        found = recognise(snapshot_download(name, repo_type="dataset"))
+        found.source = name
+        return found
+    found = Found(name, "Hub data set", [])
+    for split, part in parts.items():
+        part = part.cast_column(image, Image(decode=False)).cast_column(mask, Image(decode=False))
+        plain = part.select_columns([column for column in part.column_names if column not in (image, mask)])
+        for number in range(len(part)):
+            row = plain[number] if plain.column_names else {}
+            shown = str(_value(row, NAME_COLUMNS) or f"{split} {number}")
+            place = PurePosixPath(split, f"{shown}.png")
+            files = [
+                File(place, Cell(part, number, column, f"{shown} {column}"), f"{name}, {shown}, {column}")
+                for column in (image, mask)
+            ]
+            found.samples.append(
+                Sample(
+                    image=files[0],
+                    masks=[files[1]],
+                    name=shown,
+                    label=_label(row, features),
+                    group=str(_value(row, GROUP_COLUMNS) or shown),
+                    split=split_name(split) if len(parts) > 1 else None,
+                )
+            )
+    return found
+
+
+def stream(name: str, split: str | None = None) -> Iterator[tuple[str, PIL.Image.Image]]:
+    """
+    The images of a data set on the Hub one after the other, with their names, without fetching all of it first.
+
+    Args:
+        name (`str`): Such as `"org/my-scans"`; masks are not needed.
+        split (`str`, *optional*): Only this split.
+
+    Raises:
+        FileNotFoundError: There is no such data set or split, or it cannot be reached.
+        ValueError: It has no column of images.
+    """
+    parts = _loaded(name, streaming=True)
+    wanted = {part: rows for part, rows in parts.items() if split in (None, part, split_name(part))}
+    if not wanted:
+        raise FileNotFoundError(f"{name} has the splits {', '.join(parts)}, but no {split}.")
+    for part, rows in wanted.items():
+        image = _image_column(rows.features, IMAGE_COLUMNS)
+        if image is None:
+            raise ValueError(f"{name} has no column of images.")
+        for number, row in enumerate(rows):
+            shown = str(_value(row, NAME_COLUMNS) or f"{part} {number}")
+            yield shown, read_rgb(row[image], f"{name}, {shown}")
+
+
+def _loaded(name: str, streaming: bool = False) -> dict[str, Any]:
+    try:
+        loaded: DatasetDict | dict[str, IterableDataset] = load_dataset(name, streaming=streaming)
+    except (OSError, HfHubHTTPError, ValueError) as error:  # no such data set, no network, several configurations
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise FileNotFoundError(
+            f"{name} is neither a folder nor a zip here, nor a data set on the Hub that can be loaded: {reason}."
+        ) from error
+    return dict(loaded)
+
+
+def _image_column(features: Features | None, preferred: tuple[str, ...]) -> str | None:
+    images = [name for name, feature in (features or {}).items() if isinstance(feature, Image)]
+    return next((name for wanted in preferred for name in images if name.lower() == wanted), None)
+
+
+def _value(row: dict[str, Any], columns: tuple[str, ...]) -> Any:
+    return next((row[column] for column in columns if row.get(column) not in (None, "")), None)
+
+
+def _label(row: dict[str, Any], features: Features) -> str:
+    for column in CLASS_COLUMNS:
+        value, feature = row.get(column), features.get(column)
+        if isinstance(feature, ClassLabel) and value is not None:
+            value = feature.int2str(value)
+        if str(value).lower() in LABELS:
+            return str(value).lower()
+    return "unknown"
