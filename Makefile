@@ -1,9 +1,11 @@
-# Two commands do all the set-up on a bare machine: `make demo` and `make test`.
+# `make demo` and `make test` do the whole set-up on a bare machine with Python 3.11 or newer.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Files of tests run side by side; one thread each, since more of them on one core would wait for each other.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile
 
-.PHONY: demo space test browser lint clean
+.PHONY: demo space check test test-all test-oldest browser lint clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -16,21 +18,35 @@ demo: $(VENV)/installed
 space: $(VENV)/installed
 	$(BIN)/sfrecsam demo
 
-# Files of tests run side by side; one thread each, since more of them on one core would wait for each other.
-test: $(VENV)/installed browser
+check: $(VENV)/installed
 	$(BIN)/ruff check .
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: check
+	$(PYTEST) -m "not slow"
+
+test-all: check browser
+	$(PYTEST)
+
+# The oldest versions that pyproject.toml admits, in an environment of their own.
+test-oldest: BIN := .venv-oldest/bin
+test-oldest:
+	$(PYTHON) -m venv .venv-oldest
+	sed '/^dev = /q' pyproject.toml | grep -oE '[a-z0-9-]+>=[0-9][0-9.]*' | sed 's/>=/==/' > .venv-oldest/floors.txt
+	$(BIN)/pip install --quiet --constraint .venv-oldest/floors.txt --editable ".[dev]"
+	$(PYTEST) -m "not slow"
 
 # The Space is tested in a real browser: Debian's where there is apt, Playwright's own elsewhere.
 browser: $(VENV)/installed
 	command -v chromium > /dev/null || if command -v apt-get > /dev/null; then \
 		SUDO=$$(command -v sudo || true); $$SUDO apt-get update -qq && \
 		$$SUDO apt-get install -qq -y --no-install-recommends chromium fonts-liberation; \
-	else $(BIN)/playwright install chromium; fi
+	else $(BIN)/playwright install chromium; fi || echo "No Chromium can be installed: the browser tests are skipped."
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) demo-output
+	rm -rf $(VENV) .venv-oldest demo-output

@@ -72,7 +72,7 @@ def trained_rows(row: str, fusion: str, settings: dict[str, Any], folder: Path, 
         beginning["correction_epochs"] = 0
     config = TrainingConfig(**settings | beginning, output=str(folder), tracker=None, seed=seed)
     trained = load_checkpoint(train(config, resume=(folder / "latest").is_file()))
-    validation = concatenate_datasets(load_splits(config.validation, "val", config.splits, seed))
+    validation = concatenate_datasets(load_splits(config.validation, "val", config.splits))
     switched = {row: (), **(CORRECTORS if config.correction_epochs else {})}
     return {name: measured(*trained, validation, correctors) for name, correctors in switched.items()}
 

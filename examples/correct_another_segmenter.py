@@ -83,7 +83,8 @@ def main() -> None:
     tiles, captions, dice = [], [], {"trained": [], "held out": []}
     for index, row in enumerate(dataset):
         group, true = "trained" if index in trained else "held out", np.asarray(row["mask"]) > 0
-        pair = processor.image_processor.restore(logits[index], true.shape).numpy() > 0
+        scan_box = inputs["scan_boxes"][index].tolist()
+        pair = processor.image_processor.restore(logits[index], true.shape, scan_box).numpy() > 0
         before, after = (overlap(mask, true)["dice"] for mask in pair)
         dice[group].append((before, after))
         tiles += [overlay(row["image"], mask, true) for mask in pair]

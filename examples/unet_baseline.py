@@ -57,8 +57,8 @@ def train_unet(name: str, config: TrainingConfig, start: Path | None = None) -> 
         split of each data folder rows with `name`, `lesion` and the metrics.
     """
     set_seed(config.seed)
-    sources = load_splits(config.train, "train", config.splits, config.seed)
-    validation = concatenate_datasets(load_splits(config.validation, "val", config.splits, config.seed))
+    sources = load_splits(config.train, "train", config.splits)
+    validation = concatenate_datasets(load_splits(config.validation, "val", config.splits))
     processor = SFRecSamImageProcessor(image_size=config.image_size)
     images = TrainingImages(sources, processor, config.seed, config.augmentation)
     batches = EpochBatches([len(source) for source in sources], config.shares, config.batch_size, 1, config.seed)
@@ -97,7 +97,7 @@ def train_unet(name: str, config: TrainingConfig, start: Path | None = None) -> 
     save_model(average.module, str(output / weights_file(name)))
     measured = {}
     for source in dict.fromkeys([*config.validation, *config.train]):
-        dataset = load_split(source, "val", config.splits, config.seed)
+        dataset = load_split(source, "val", config.splits)
         measured[Path(source).name] = [
             {
                 "name": row["name"],
@@ -122,7 +122,8 @@ def predict(network: torch.nn.Module, processor: Any, dataset: Dataset) -> list[
     for image in dataset["image"]:
         inputs = processor(image, return_tensors="pt")
         logits = network(inputs["pixel_values"][:, :1])[0, 0]
-        masks.append(processor.restore(logits, (image.height, image.width)).numpy() > 0)
+        scan_box = inputs["scan_boxes"][0].tolist()
+        masks.append(processor.restore(logits, (image.height, image.width), scan_box).numpy() > 0)
     return masks
 
 

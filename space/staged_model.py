@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-import numpy as np
 import PIL.Image
 import torch
 
@@ -92,8 +91,8 @@ class StagedModel:
     @torch.inference_mode()
     def encode(self, image: PIL.Image.Image) -> EncodedImage:
         """Runs the image encoder: the slow part, once per image."""
-        frame = ScanFrame.around(image)
-        inputs = self.processor(frame.cut(image)).to(self.model.device, self.model.dtype)
+        inputs = self.processor(image).to(self.model.device, self.model.dtype)
+        frame = ScanFrame(tuple(inputs["scan_boxes"][0].tolist()), image.size)
         reshaped_size = inputs["reshaped_input_sizes"].int()
         embeddings = self.model.get_image_embeddings(inputs["pixel_values"], reshaped_size)
         return EncodedImage(image, frame, inputs["pixel_values"], reshaped_size, embeddings)
@@ -101,15 +100,14 @@ class StagedModel:
     @torch.inference_mode()
     def decode(self, encoded: EncodedImage, prompt: Prompt, mc_samples: int) -> SFRecSamDecoderOutput:
         """Decodes the initial mask and the stochastic passes."""
-        height, width = encoded.reshaped_size[0].tolist()
-        prompts = {}
+        frame = encoded.frame
+        given: dict[str, list] = {}
         if prompt.points:
-            points = encoded.frame.moved(np.array(prompt.points), (width, height))
-            prompts["input_points"] = torch.tensor(points[None, None]).float().to(self.model.device)
-            prompts["input_labels"] = torch.tensor(prompt.labels, device=self.model.device)[None, None]
+            given |= {"input_points": [prompt.points], "input_labels": [prompt.labels]}
         if prompt.box is not None:
-            box = encoded.frame.moved(np.array(prompt.box), (width, height))
-            prompts["input_boxes"] = torch.tensor(box[None, None]).float().to(self.model.device)
+            given["input_boxes"] = [prompt.box]
+        mapped = self.processor.map_prompts([frame.size[::-1]], [frame.box], **given)
+        prompts = {name: torch.from_numpy(value).to(self.model.device) for name, value in mapped.items()}
         prompted = self.model.prompt(encoded.embeddings, **prompts)
         return self.model.decode(prompted, sample_noise=self.model.draw_noise(mc_samples) if mc_samples else None)
 
@@ -117,8 +115,7 @@ class StagedModel:
     def correct(self, encoded: EncodedImage, decoded: SFRecSamDecoderOutput, controls: Controls) -> Segmentation:
         """Runs the corrector on decoded masks, and empties them where the model sees no lesion."""
         correction = self.model.correct(decoded, controls.suspicion_threshold, controls.correctors)
-        output = SFRecSamOutput.from_stages(decoded, correction)
+        boxes = torch.tensor([encoded.frame.box])
+        output = SFRecSamOutput.from_stages(decoded, correction, scan_boxes=boxes)
         output = self.model.apply_presence_threshold(output, controls.presence_threshold)
-        width, height = encoded.frame.scan_size
-        found = segmentations(output, [(height, width)], self.processor.image_processor)[0]
-        return found.inside(encoded.frame)
+        return segmentations(output, [encoded.frame.size[::-1]], self.processor.image_processor)[0]

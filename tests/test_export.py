@@ -9,14 +9,16 @@ from pathlib import Path
 import numpy as np
 import onnx
 import PIL.Image
+import PIL.ImageOps
 import pytest
 import torch
 from conftest import SAMPLES
 
-from sfrecsam_hf import scan_frame, segment
+from sfrecsam_hf import segment
 from sfrecsam_hf.cli import main
 from sfrecsam_hf.inference.checkpoints import load_checkpoint
 from sfrecsam_hf.inference.export import ANSWER, GRAPHS, TOLERANCE, example_inputs, run_onnx, settled
+from sfrecsam_hf.modeling import scan_frame
 from sfrecsam_hf.modeling.frequency_fusion import FrequencyFilter
 from sfrecsam_hf.modeling.modeling_sfrecsam import SFRecSamModel
 
@@ -91,12 +93,14 @@ def test_image_files_are_segmented_without_torch(exported, tiny_checkpoint, tmp_
     scans = sorted(SAMPLES.glob("*[lr].png"))
     tall = tmp_path / "tall.png"
     PIL.Image.open(scans[0]).crop((40, 0, 160, 250)).save(tall)
-    images = [*scans, tall]
+    framed = tmp_path / "framed.png"
+    PIL.ImageOps.expand(PIL.Image.open(scans[0]).convert("L"), (30, 20, 50, 10), 0).save(framed)
+    images = [*scans, tall, framed]
     command = [sys.executable, "-c", WITHOUT_TORCH, EXAMPLE, exported, *images, "--output", tmp_path / "masks"]
     environment = {**os.environ, "PYTHONPATH": str(taken_along.parents[1])}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr
-    assert "7 images, " in done.stdout.splitlines()[-1]
+    assert "8 images, " in done.stdout.splitlines()[-1]
     for image, found in zip(images, segment(*load_checkpoint(tiny_checkpoint), images), strict=True):
         mask = np.asarray(PIL.Image.open(tmp_path / "masks" / f"{image.stem}_mask.png"))
         assert mask.shape == found.mask.shape

@@ -125,7 +125,7 @@ def test_any_size_comes_back_exactly(height, width):
         resized = inputs["reshaped_input_sizes"][0].tolist()
         assert max(resized) == IMAGE_SIZE
         assert abs(resized[0] * width - resized[1] * height) <= max(height, width)
-        restored = processor.restore(torch.randn(2, 32, 32), (height, width))
+        restored = processor.restore(torch.randn(2, 32, 32), (height, width), inputs["scan_boxes"][0])
         assert restored.shape == (2, height, width)
 
 
@@ -139,7 +139,7 @@ def test_a_mask_survives_the_way_there_and_back(height, width, seed):
         labels = inputs["labels"]
         assert labels.shape == (1, IMAGE_SIZE, IMAGE_SIZE)
         assert set(labels.unique().tolist()) <= {0, 1}
-        back = processor.restore(labels[0].float(), (height, width)) > 0.5
+        back = processor.restore(labels[0].float(), (height, width), inputs["scan_boxes"][0]) > 0.5
         true = torch.tensor(np.asarray(mask) > 0)
         overlap, union = (back & true).sum(), (back | true).sum()
         if min(height, width) * IMAGE_SIZE / max(height, width) > 24:
@@ -159,7 +159,8 @@ def test_padding_never_bleeds_into_the_result(height, width):
             seen = valid[stride // 2 :: stride, stride // 2 :: stride]
             logits = torch.where(seen, 5.0, -20.0)
             if seen.any():
-                assert torch.allclose(processor.restore(logits, (height, width)), torch.tensor(5.0))
+                restored = processor.restore(logits, (height, width), inputs["scan_boxes"][0])
+                assert torch.allclose(restored, torch.tensor(5.0))
 
 
 @torch.no_grad()
@@ -187,7 +188,7 @@ def test_batches_of_different_sizes(processor):
     batch = processor(images, return_tensors="pt")
     for index, image in enumerate(images):
         alone = processor(image, return_tensors="pt")
-        for name in ("pixel_values", "original_sizes", "reshaped_input_sizes"):
+        for name in ("pixel_values", "original_sizes", "scan_boxes", "reshaped_input_sizes"):
             assert torch.equal(batch[name][index], alone[name][0]), name
     stack = processor(np.stack([np.stack([PIXELS] * 3, -1)] * 2), return_tensors="pt")
     assert stack["pixel_values"].shape[0] == 2
@@ -235,10 +236,12 @@ def test_post_processing_gives_masks_of_the_original_sizes(processor):
         assert set(mask.unique().tolist()) <= {0, 1}
     scored = processor.post_process_semantic_segmentation(outputs, sizes, return_segmentation_scores=True)
     for result in scored:
-        assert torch.equal(result["segmentation"], (result["segmentation_scores"] > 0.5).long())
+        assert result["segmentation_scores"].shape == (2, *result["segmentation"].shape)
+        assert torch.equal(result["segmentation"], result["segmentation_scores"].argmax(dim=0))
     padded = processor.post_process_semantic_segmentation(outputs)
     assert [tuple(mask.shape) for mask in padded] == [(32, 32)] * 2
-    as_sam = processor.post_process_masks(outputs.pred_masks, sizes, inputs["reshaped_input_sizes"].tolist())
+    reshaped = inputs["reshaped_input_sizes"].tolist()
+    as_sam = processor.post_process_masks(outputs.pred_masks, sizes, reshaped, scan_boxes=inputs["scan_boxes"])
     assert [list(mask.shape[-2:]) for mask in as_sam] == sizes
     assert all(mask.dtype == torch.bool for mask in as_sam)
     with pytest.raises(ValueError, match="1 target_sizes were given for 2 images"):

@@ -16,6 +16,7 @@ from sfrecsam_hf.modeling.pipeline_sfrecsam import SFRecSamMaskGenerationPipelin
 
 EVERY_MASK = {"points_per_crop": 4, "pred_iou_thresh": -9, "stability_score_thresh": 0, "crops_nms_thresh": 1}
 PROCESSOR = SFRecSamImageProcessorPil(image_size=IMAGE_SIZE)
+WHOLE = SFRecSamImageProcessorPil(image_size=IMAGE_SIZE, do_crop_border=False)
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +26,7 @@ def sam(tmp_path_factory):
     tiny_sam().save_pretrained(folder)
     additions = {name: TINY_PARTS[name] for name in ("branch_channels", "corrector_channels", "mc_samples")}
     models = tiny_sam(), SFRecSamModel.from_sam(str(folder), **additions)
-    return [pipeline("mask-generation", model=model, image_processor=PROCESSOR) for model in models[:1]] + [
+    return [pipeline("mask-generation", model=model, image_processor=WHOLE) for model in models[:1]] + [
         SFRecSamMaskGenerationPipeline(model=models[1], image_processor=PROCESSOR)
     ]
 
@@ -68,10 +69,11 @@ def test_each_mask_is_what_the_model_answers_to_that_click(generate, size):
     model, processor = generate.model, SFRecSamProcessor(PROCESSOR)
     height, width = size
     clicks = [[[(x + 0.5) * width / 4, (y + 0.5) * height / 4]] for y in range(4) for x in range(4)]
-    outputs = model(**processor([image], input_points=[clicks]), multimask_output=True, mc_samples=0)
+    inputs = processor([image], input_points=[clicks])
+    outputs = model(**inputs, multimask_output=True, mc_samples=0)
     scores = outputs.iou_scores[0].flatten()
     order = scores.argsort(descending=True, stable=True)
-    masks = (PROCESSOR.restore(outputs.pred_masks[0], size) > 0).flatten(0, 1)[order]
+    masks = (PROCESSOR.restore(outputs.pred_masks[0], size, inputs["scan_boxes"][0]) > 0).flatten(0, 1)[order]
     torch.testing.assert_close(found["scores"], scores[order], atol=1e-5, rtol=0)
     np.testing.assert_array_equal(np.stack(found["masks"]), masks.numpy())
     assert 0 < masks.float().mean() < 1

@@ -78,7 +78,7 @@ def test_weights_that_a_file_lacks_are_initialised(tmp_path, fusion):
         tmp_path / "model.safetensors",
         metadata={"format": "pt"},
     )
-    loaded = SFRecSamModel.from_pretrained(tmp_path)
+    loaded, _ = SFRecSamModel.from_pretrained(tmp_path, output_loading_info=True)
     fresh = SFRecSamModel(tiny_config(fusion=fusion)).state_dict()
     for name, value in loaded.state_dict().items():
         assert value.isfinite().all(), name
@@ -132,5 +132,5 @@ def test_another_architecture_is_refused(tmp_path):
 
 
 def test_a_folder_without_a_checkpoint_is_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match="neither a folder"):
+    with pytest.raises(FileNotFoundError, match="holds no checkpoint"):
         load_checkpoint(tmp_path)

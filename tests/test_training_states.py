@@ -1,6 +1,7 @@
-"""Whatever the moment of a kill, the resumed run ends bit-equal; a state that is damaged is refused, not ignored."""
+"""Whatever ends a run - a kill, Ctrl-C, a full disk - it resumes bit-equal; a damaged state is refused."""
 
 import json
+import resource
 import shutil
 from pathlib import Path
 
@@ -10,7 +11,9 @@ from conftest import TINY_PARTS
 
 from sfrecsam_hf import TrainingConfig
 from sfrecsam_hf.cli import main
-from sfrecsam_hf.training.trainer import train
+from sfrecsam_hf.training import trainer, validation
+from sfrecsam_hf.training.checkpointing import saved_state
+from sfrecsam_hf.training.trainer import TrainingRun, train
 
 
 def settings(folder: Path, output: Path, **changes) -> TrainingConfig:
@@ -114,3 +117,67 @@ def test_other_images_are_refused_on_resume(busi_folder, state, tmp_path):
         PIL.Image.open(path).transpose(PIL.Image.Transpose.FLIP_LEFT_RIGHT).save(path)
     with pytest.raises(ValueError, match="training images are not those"):
         train(settings(moved, state.parent), resume=True)
+
+
+def told(capsys) -> list[str]:
+    return [line for line in capsys.readouterr().err.splitlines() if line.startswith("sfrecsam: ")]
+
+
+@pytest.mark.parametrize("limit", [1_200_000, 500_000, 200], ids=["optimizer", "weights", "history"])
+def test_a_full_disk_costs_nothing_but_the_epoch(busi_folder, tmp_path, monkeypatch, capsys, killed, limit):
+    """From the first validation on no file can grow beyond a limit, which the named one is the first to meet."""
+    config, output = tmp_path / "run.yaml", tmp_path / "run"
+    settings(busi_folder, output).to_yaml(config)
+    validate, before = TrainingRun._validate, resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def on_a_full_disk(run, model):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+        validate(run, model)
+
+    try:
+        with monkeypatch.context() as patched:
+            patched.setattr(TrainingRun, "_validate", on_a_full_disk)
+            assert main(["train", str(config)]) == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    (sentence,) = told(capsys)
+    assert "could not be written" in sentence
+    assert "--resume" in sentence
+    saved_state(output)
+    assert not [path for path in output.rglob("*") if path.name.endswith(".new")]
+    assert main(["train", str(config), "--resume"]) == 0
+    assert outcome(output) == killed[0]
+
+
+def test_ctrl_c_in_the_first_epoch_can_be_resumed(busi_folder, tmp_path, monkeypatch, capsys, killed):
+    config, output = tmp_path / "run.yaml", tmp_path / "run"
+    settings(busi_folder, output).to_yaml(config)
+
+    def interrupt(*given, **options):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(trainer, "TrainingImages", interrupt)
+        assert main(["train", str(config)]) == 130
+    assert told(capsys) == ["sfrecsam: interrupted; nothing was saved yet, so begin it anew."]
+    with monkeypatch.context() as patched:
+        patched.setattr(TrainingRun, "_stage_options", interrupt)
+        assert main(["train", str(config)]) == 130
+    assert told(capsys) == ["sfrecsam: interrupted; the same command with --resume goes on."]
+    assert main(["train", str(config), "--resume"]) == 0
+    assert outcome(output) == killed[0]
+
+
+def test_a_run_whose_masks_meet_no_lesion_says_so(busi_folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(validation, "overlap", lambda *masks: dict.fromkeys(("dice", "precision", "recall"), 0.0))
+    train(settings(busi_folder, tmp_path / "run", epochs=3, correction_epochs=0))
+    shown = capsys.readouterr().out
+    assert shown.count("no mask has met a lesion") == 1
+    assert "For 3 epochs" in shown
+
+
+def test_an_output_that_cannot_be_a_folder_is_named(busi_folder, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    settings(busi_folder, tmp_path / "file" / "run").to_yaml(tmp_path / "run.yaml")
+    assert main(["train", str(tmp_path / "run.yaml")]) == 2
+    assert "file/run cannot be made" in told(capsys)[0]

@@ -18,7 +18,7 @@ def main(arguments: list[str] | None = None) -> int:
     job = options.pop("job")
     try:
         return job(**options) or 0
-    except (ValueError, FileNotFoundError, FileExistsError, FloatingPointError) as error:
+    except (ValueError, OSError, FloatingPointError) as error:
         print(f"sfrecsam: {error}", file=sys.stderr)
         return 2
     except ModuleNotFoundError as error:
@@ -27,9 +27,9 @@ def main(arguments: list[str] | None = None) -> int:
         )
         print(f"sfrecsam: {error.name} is missing; run `pip install 'sfrecsam-hf[{extra}]'`.", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        remedy = "; the same command with --resume goes on from there" if "resume" in options else ""
-        print(f"sfrecsam: interrupted{remedy}.", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        remedy = str(stop) or ("the same command with --resume goes on from there" if "resume" in options else "")
+        print(f"sfrecsam: interrupted{remedy and '; '}{remedy}.", file=sys.stderr)
         return 130
 
 

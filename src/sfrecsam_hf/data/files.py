@@ -47,12 +47,7 @@ class File:
         """
         try:
             return self.source.read_bytes()
-        except (
-            OSError,
-            RuntimeError,
-            NotImplementedError,
-            zipfile.BadZipFile,
-        ) as error:  # zip: encrypted, unknown kind
+        except (OSError, RuntimeError, NotImplementedError, zipfile.BadZipFile) as error:  # as encrypted zips raise
             raise ValueError(f"{self.whole} cannot be read: {error}.") from error
 
     def open(self) -> BinaryIO:

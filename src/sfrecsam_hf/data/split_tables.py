@@ -46,11 +46,9 @@ def apply_splits(sources: list[Found], table: str | Path) -> None:
                 )
             sample.split, listed[id(sample)] = split, row
             sample.group = row.get("group") or sample.group
-            before = groups.setdefault((number, sample.group), row)
-            if split_name(before.get("split")) != split:
-                raise ValueError(
-                    f"{row.place} puts the group {sample.group} into {split}, but {before.place} does not."
-                )
+            first = groups.setdefault((number, sample.group), row)
+            if split_name(first.get("split")) != split:
+                raise ValueError(f"{row.place} puts group {sample.group} into {split}, but {first.place} does not.")
     for found in sources:
         if not any(id(sample) in listed for sample in found.samples):
             continue
@@ -73,7 +71,7 @@ def exclude(sources: list[Found], table: str | Path) -> None:
 
     Args:
         sources (`list[Found]`): What was found in each data set.
-        table (`str` or `Path`): CSV with the column image. If it has a column objection, only rows that raise one count.
+        table (`str` or `Path`): CSV with the column image. If it has a column objection, rows without one are ignored.
 
     Raises:
         FileNotFoundError: There is no such table.

@@ -94,6 +94,8 @@ class TrainingRecord:
     @classmethod
     def of_checkpoint(cls, checkpoint: str | Path) -> "TrainingRecord | None":
         """The record beside a checkpoint, a folder or a Hub name; None if there is none."""
+        if not Path(checkpoint).is_dir() and "/" not in str(checkpoint):
+            return None  # the name of a size, not of a checkpoint
         found = cached_file(
             str(checkpoint),
             FILE,

@@ -4,12 +4,15 @@ import os
 from pathlib import Path
 
 import torch
-from huggingface_hub.errors import HFValidationError
+from huggingface_hub import HfApi, constants, try_to_load_from_cache
 
 from ..modeling.image_processing_sfrecsam import SFRecSamImageProcessor
 from ..modeling.modeling_sfrecsam import SFRecSamModel
 from ..modeling.processing_sfrecsam import SFRecSamProcessor
 from .bundled import bundled_checkpoint
+
+SECONDS = 10  # that the Hub has to say whether it knows a name
+NOWHERE = "{} is neither a folder with an SF-RecSAM checkpoint nor a Hub repository that can be reached."
 
 
 def load_checkpoint(
@@ -28,6 +31,7 @@ def load_checkpoint(
         ValueError: It is damaged, or of another architecture.
     """
     source = str(name or bundled_checkpoint())
+    _check_place(source)
     if device is None:
         accelerator = torch.accelerator.current_accelerator(check_available=True)
         # Of several processes on a machine each has an accelerator of its own.
@@ -35,8 +39,33 @@ def load_checkpoint(
     try:
         model = SFRecSamModel.from_pretrained(source, dtype="auto" if dtype == "auto" else getattr(torch, dtype))
         processor = SFRecSamProcessor(SFRecSamImageProcessor.from_pretrained(source))
-    except (OSError, HFValidationError) as error:
-        raise FileNotFoundError(
-            f"{source} is neither a folder with an SF-RecSAM checkpoint nor a Hub repository that can be reached."
-        ) from error
+    except OSError as error:
+        raise FileNotFoundError(f"The checkpoint {source} cannot be read: {' '.join(str(error).split())}") from error
+    expected, prepared = model.config.vision_config.image_size, processor.image_processor.size["longest_edge"]
+    if prepared != expected:
+        raise ValueError(
+            f"The processor of {source} (processor_config.json) prepares images of {prepared} pixels, but its model "
+            f"takes {expected}; fetch or save the checkpoint again."
+        )
     return model.to(device).eval(), processor
+
+
+def _check_place(source: str) -> None:
+    """Looks whether there is anything of this name: on this disk, in the cache, or by one request on the Hub."""
+    folder = Path(source)
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            inside = f"; did you mean {folder / 'best'}?" if (folder / "best" / "config.json").is_file() else "."
+            raise FileNotFoundError(f"The folder {source} holds no checkpoint, since it has no config.json{inside}")
+        return
+    if folder.exists():
+        raise FileNotFoundError(f"{source} is a file; give the folder of a checkpoint, or its name on the Hub.")
+    try:
+        known = isinstance(try_to_load_from_cache(source, "config.json"), str)
+        if not known and not constants.is_offline_mode():
+            HfApi().model_info(source, timeout=SECONDS)  # asks once, where a download would ask six times
+            known = True
+    except Exception as error:  # of whichever HTTP client huggingface_hub uses
+        raise FileNotFoundError(NOWHERE.format(source)) from error
+    if not known:
+        raise FileNotFoundError(NOWHERE.format(source))

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 from huggingface_hub.dataclasses import strict
+from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig, SamConfig
 from transformers.models.sam.configuration_sam import (
     SamMaskDecoderConfig,
@@ -228,6 +229,23 @@ class SFRecSamConfig(SamConfig):
     def to_dict(self) -> dict:
         """Adds what lets the Auto classes and `pipeline` find the code that lies beside the checkpoint."""
         return {**super().to_dict(), "auto_map": dict(AUTO_MAP), "custom_pipelines": _custom_pipelines(PIPELINES)}
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str, **kwargs) -> "SFRecSamConfig":
+        """
+        As for any configuration.
+
+        Raises:
+            ValueError: `config.json` is damaged, or is that of another architecture.
+        """
+        try:
+            return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        except (AttributeError, TypeError, StrictDataclassError) as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(
+                f"config.json of {pretrained_model_name_or_path} is damaged or of another version ({reason}); fetch "
+                "or save the checkpoint again."
+            ) from error
 
     @classmethod
     def from_dict(cls, config_dict: dict, **kwargs) -> "SFRecSamConfig":

@@ -1,18 +1,27 @@
 """Image processor of SF-RecSAM: SAM's, for any image, at 256 px, and back to the exact original size."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import PIL.Image
 import torch
+from torch.nn import functional as F
 from transformers.image_processing_outputs import SemanticSegmentationPostProcessorOutput
 from transformers.image_processing_utils import BatchFeature
-from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPil, _rle_to_mask
+from transformers.models.sam.image_processing_pil_sam import (
+    SamImageProcessorKwargs,
+    SamImageProcessorPil,
+    _rle_to_mask,
+)
+from transformers.processing_utils import Unpack
 from transformers.utils import is_torchvision_available
 
 from .image_reading import ImageLike, read_mask, read_rgb
+from .model_outputs import EMPTY_LOGIT
+from .scan_frame import ScanFrame
 
 if is_torchvision_available():
     from transformers.models.sam.image_processing_sam import SamImageProcessor as DefaultImageProcessor
@@ -20,15 +29,29 @@ else:
     DefaultImageProcessor = SamImageProcessorPil
 
 
-class _AnyImage:
-    """What both backends share: reading, the resized size, and the way back."""
+Size = tuple[int, int]
 
+
+class SFRecSamImageProcessorKwargs(SamImageProcessorKwargs, total=False):
+    r"""
+    do_crop_border (`bool`, *optional*, defaults to `self.do_crop_border`):
+        Whether to cut off the even frame around a scan, see [`ScanFrame`].
+    """
+
+    do_crop_border: bool
+
+
+class _AnyImage:
+    """What both backends share: reading, cutting the frame, the resized size, and the way back."""
+
+    valid_kwargs = SFRecSamImageProcessorKwargs
+    do_crop_border = True
     size = {"longest_edge": 256}
     pad_size = {"height": 256, "width": 256}
     mask_size = {"longest_edge": 256}
     mask_pad_size = {"height": 256, "width": 256}
 
-    def __init__(self, image_size: int | None = None, **kwargs: Any):
+    def __init__(self, image_size: int | None = None, **kwargs: Unpack[SFRecSamImageProcessorKwargs]):
         if image_size is not None:
             square = {"height": image_size, "width": image_size}
             longest = {"longest_edge": image_size}
@@ -42,10 +65,13 @@ class _AnyImage:
         super().__init__(**kwargs)
 
     def preprocess(
-        self, images: ImageLike | list[ImageLike], segmentation_maps: Any = None, **kwargs: Any
+        self,
+        images: ImageLike | list[ImageLike],
+        segmentation_maps: ImageLike | list[ImageLike] | None = None,
+        **kwargs: Unpack[SFRecSamImageProcessorKwargs],
     ) -> BatchFeature:
         """
-        Resizes with the aspect ratio kept, normalises, and pads at the right and the bottom.
+        Cuts off the frame, resizes with the aspect ratio kept, normalises, and pads at the right and the bottom.
 
         Colour is dropped: tissue has none, and a Doppler overlay or a coloured caption should not look like tissue.
 
@@ -54,9 +80,14 @@ class _AnyImage:
             segmentation_maps: The masks, one per image, of the same size: boolean, {0, 1} or [0, 255].
 
         Returns:
-            `BatchFeature` with `pixel_values` of shape `(batch, 3, size, size)`, `original_sizes` and
-            `reshaped_input_sizes` as `(height, width)` pairs, and with masks `labels` of shape
-            `(batch, size, size)` in {0, 1}.
+            `BatchFeature` with
+
+            - **pixel_values** of shape `(batch, 3, size, size)`,
+            - **original_sizes** of shape `(batch, 2)`: height and width of each image,
+            - **scan_boxes** of shape `(batch, 4)`: `(x1, y1, x2, y2)` of the scan in its image; all of it if there is
+              no frame or `do_crop_border` is off,
+            - **reshaped_input_sizes** of shape `(batch, 2)`: height and width of the scan in the model's input,
+            - **labels** of shape `(batch, size, size)` in {0, 1}, if there are masks.
 
         Raises:
             FileNotFoundError, ValueError: An image cannot be used, or a mask does not fit its image.
@@ -64,108 +95,181 @@ class _AnyImage:
         images = as_list(images)
         if not images:
             raise ValueError("images is empty; pass at least one image.")
-        images = [read_rgb(image, name=f"image {index}") for index, image in enumerate(images)]
-        images = [image.convert("L").convert("RGB") for image in images]
+        pictures = [read_rgb(image, name=f"image {index}") for index, image in enumerate(images)]
+        pictures = [picture.convert("L").convert("RGB") for picture in pictures]
+        frames = [self._frame_around(picture, kwargs.get("do_crop_border")) for picture in pictures]
+        scans = [frame.cut(picture) for frame, picture in zip(frames, pictures, strict=True)]
+        added: dict[str, Any] = {
+            "original_sizes": [(picture.height, picture.width) for picture in pictures],
+            "scan_boxes": [frame.box for frame in frames],
+        }
         if segmentation_maps is not None:
-            segmentation_maps = as_list(segmentation_maps, dimensions=2)
-            if len(segmentation_maps) != len(images):
-                raise ValueError(f"{len(segmentation_maps)} masks were given for {len(images)} images.")
-            masks = [read_mask(mask, name=f"mask {index}") for index, mask in enumerate(segmentation_maps)]
-            for index, (image, mask) in enumerate(zip(images, masks, strict=True)):
-                if mask.shape != (image.height, image.width):
-                    raise ValueError(
-                        f"mask {index} is {mask.shape[1]}x{mask.shape[0]} pixels but its image is "
-                        f"{image.width}x{image.height}; export both at the same size."
-                    )
-            segmentation_maps = [mask.astype(np.uint8) for mask in masks]
-        return super().preprocess(images, segmentation_maps, **kwargs)
+            masks = _masks_of(pictures, segmentation_maps)
+            added["labels"] = [self._label(mask, frame, **kwargs) for mask, frame in zip(masks, frames, strict=True)]
+        encoding = super().preprocess(scans, **kwargs)
+        encoding.update(BatchFeature(added, tensor_type=kwargs.get("return_tensors")))
+        return encoding
+
+    def _frame_around(self, picture: PIL.Image.Image, crop: bool | None) -> ScanFrame:
+        if self.do_crop_border if crop is None else crop:
+            return ScanFrame.around(picture)
+        return ScanFrame.none(picture.width, picture.height)
+
+    def _label(
+        self,
+        mask: np.ndarray,
+        frame: ScanFrame,
+        mask_size: dict[str, int] | None = None,
+        mask_pad_size: dict[str, int] | None = None,
+        do_resize: bool | None = None,
+        do_pad: bool | None = None,
+        **_: Any,
+    ) -> np.ndarray:
+        """
+        The mask of the scan at training size. Pillow on both backends: torchvision's nearest neighbour is half an
+        input pixel away from where its bilinear resize puts the image.
+        """
+        left, top, right, bottom = frame.box
+        mask = mask[top:bottom, left:right].astype(np.uint8)
+        if self.do_resize if do_resize is None else do_resize:
+            height, width = self._get_preprocess_shape(mask.shape, (mask_size or self.mask_size)["longest_edge"])
+            mask = np.asarray(PIL.Image.fromarray(mask).resize((width, height), PIL.Image.Resampling.NEAREST))
+        if self.do_pad if do_pad is None else do_pad:
+            padded = mask_pad_size or self.mask_pad_size
+            mask = np.pad(mask, ((0, padded["height"] - len(mask)), (0, padded["width"] - mask.shape[1])))
+        return mask.astype(np.int64)
 
     def _get_preprocess_shape(self, old_shape: tuple[int, int], longest_edge: int) -> tuple[int, int]:
         """SAM's resized size, but never less than a pixel for a sliver of an image."""
         height, width = super()._get_preprocess_shape(old_shape, longest_edge)
         return max(height, 1), max(width, 1)
 
-    def restore(self, maps: torch.Tensor, original_size: tuple[int, int]) -> torch.Tensor:
+    def restore(
+        self, maps: torch.Tensor, original_size: Size, scan_box: Sequence[int] | None = None, outside: float = 0.0
+    ) -> torch.Tensor:
         """
-        Brings the model's maps of one image back to its original size: padding off, bilinear.
+        Brings the model's maps of one image back to its original size: padding off, bilinear, at their place.
 
         Args:
             maps (`torch.Tensor` of shape `(..., height, width)`): Logits, probabilities or uncertainties.
             original_size (`tuple[int, int]`): Height and width of the image.
+            scan_box (`Sequence[int]`, *optional*): `(x1, y1, x2, y2)` from the image processor; needed where it cuts
+                the frame off.
+            outside (`float`): Value on that frame.
 
         Returns:
             `torch.Tensor` of shape `(..., original height, original width)`, float32.
+
+        Raises:
+            ValueError: The scan's box is needed and was not given.
         """
-        lead = maps.shape[:-2]
-        reshaped = self._get_preprocess_shape(original_size, self.size["longest_edge"])
-        maps = maps.float().reshape(1, -1, *maps.shape[-2:])
-        restored = self.post_process_masks([maps], [original_size], [reshaped], binarize=False)[0]
-        return restored.reshape(*lead, *original_size)
+        (frame,) = self._frames([original_size], None if scan_box is None else [scan_box])
+        reshaped = self._get_preprocess_shape(frame.scan_size[::-1], self.size["longest_edge"])
+        flat = maps.float().reshape(1, -1, *maps.shape[-2:])
+        (restored,) = self._of_scans([flat], [frame], [reshaped], binarize=False)
+        return _at_its_place(restored, frame, outside).reshape(*maps.shape[:-2], *original_size)
 
     def post_process_masks(
         self,
         masks: list[torch.Tensor] | torch.Tensor,
-        original_sizes: list[tuple[int, int]] | torch.Tensor,
-        reshaped_input_sizes: list[tuple[int, int]] | torch.Tensor,
+        original_sizes: list[Size] | torch.Tensor,
+        reshaped_input_sizes: list[Size] | torch.Tensor,
         mask_threshold: float = 0.0,
         binarize: bool = True,
         pad_size: dict[str, int] | None = None,
+        scan_boxes: list[Sequence[int]] | torch.Tensor | None = None,
     ) -> list[torch.Tensor]:
         """
-        As SAM's, but what the model says about padding does not blur into the image's edge.
+        As SAM's, but what the model says about padding does not blur into the image's edge, and a frame that was cut
+        off is put back.
 
         Args:
             masks (`list[torch.Tensor]`, each of shape `(prompts, masks, height, width)`): Logits of each image.
-            original_sizes, reshaped_input_sizes (`list[tuple[int, int]]`): From the image processor.
+            original_sizes, reshaped_input_sizes, scan_boxes: From the image processor; `scan_boxes` may be left out
+                where `do_crop_border` is off.
             mask_threshold (`float`): Logit above which a pixel is foreground.
             binarize (`bool`): Whether to return booleans in place of logits.
             pad_size (`dict[str, int]`, *optional*): Padded input size, if not the image processor's own.
 
         Returns:
-            A `torch.Tensor` of shape `(prompts, masks, original height, original width)` for each image.
+            A `torch.Tensor` of shape `(prompts, masks, original height, original width)` for each image; False, or a
+            logit of -20, on its frame.
+
+        Raises:
+            ValueError: `scan_boxes` are needed and were not given.
         """
+        frames = self._frames(original_sizes, scan_boxes)
+        scans = self._of_scans(masks, frames, reshaped_input_sizes, mask_threshold, binarize, pad_size)
+        outside = 0 if binarize else EMPTY_LOGIT
+        return [_at_its_place(scan, frame, outside) for scan, frame in zip(scans, frames, strict=True)]
+
+    def _frames(self, sizes: Any, boxes: Any) -> list[ScanFrame]:
+        """The frames that were cut off images of these heights and widths."""
+        sizes = [(int(width), int(height)) for height, width in sizes]
+        if boxes is None:
+            if self.do_crop_border:
+                raise ValueError(
+                    "This image processor cuts off the frame around a scan and needs scan_boxes to put it back: give "
+                    "the model all that the processor returned, or give scan_boxes here, or set do_crop_border=False."
+                )
+            return [ScanFrame.none(*size) for size in sizes]
+        boxes = [tuple(int(side) for side in box) for box in boxes]
+        return [ScanFrame(box, size) for box, size in zip(boxes, sizes, strict=True)]
+
+    def _of_scans(
+        self,
+        masks: Any,
+        frames: list[ScanFrame],
+        reshaped_input_sizes: Any,
+        mask_threshold: float = 0.0,
+        binarize: bool = True,
+        pad_size: dict[str, int] | None = None,
+    ) -> list[torch.Tensor]:
+        """Masks at the size of each scan."""
         side = (pad_size or self.pad_size)["height"]
         masks = [
             _without_padding(torch.as_tensor(mask), tuple(int(extent) for extent in reshaped), side)
             for mask, reshaped in zip(masks, reshaped_input_sizes, strict=True)
         ]
-        return super().post_process_masks(
-            masks, original_sizes, reshaped_input_sizes, mask_threshold, binarize, pad_size
-        )
+        sizes = [frame.scan_size[::-1] for frame in frames]
+        return super().post_process_masks(masks, sizes, reshaped_input_sizes, mask_threshold, binarize, pad_size)
 
     def post_process_semantic_segmentation(
         self,
         outputs: Any,
-        target_sizes: list[tuple[int, int]] | torch.Tensor | None = None,
+        target_sizes: list[Size] | torch.Tensor | None = None,
         return_segmentation_scores: bool = False,
     ) -> list[Any]:
         """
         The final mask of each image: 0 background, 1 lesion.
 
         Args:
-            outputs ([`SFRecSamOutput`]): Of a batch with one prompt per image.
+            outputs ([`SFRecSamOutput`]): Of a batch with one prompt per image, with the processor's `scan_boxes`.
             target_sizes (`list[tuple[int, int]]`, *optional*):
                 Original height and width of each image; the padded mask itself without it.
-            return_segmentation_scores (`bool`): Also the lesion probability at each pixel.
+            return_segmentation_scores (`bool`): Also the probability of each label at each pixel.
 
         Returns:
             List of `torch.LongTensor` of shape `(height, width)`, or of objects with `segmentation` and
-            `segmentation_scores`.
+            `segmentation_scores` (`torch.Tensor` of shape `(2, height, width)`: background, lesion; in [0, 1]).
 
         Raises:
-            ValueError: `target_sizes` does not name one size per image.
+            ValueError: `target_sizes` does not name one size per image, or `scan_boxes` are needed and missing.
         """
         logits = outputs["pred_masks"][:, 0, 0]
         if target_sizes is not None and len(target_sizes) != len(logits):
             raise ValueError(f"{len(target_sizes)} target_sizes were given for {len(logits)} images.")
+        boxes = outputs.get("scan_boxes")
         results = []
         for index, image in enumerate(logits):
             if target_sizes is not None:
-                image = self.restore(image, tuple(int(side) for side in target_sizes[index]))
+                size = tuple(int(side) for side in target_sizes[index])
+                image = self.restore(image, size, None if boxes is None else boxes[index], EMPTY_LOGIT)
             mask = (image > 0).long()
             if return_segmentation_scores:
+                scores = torch.stack([(-image).float().sigmoid(), image.float().sigmoid()])
                 mask = SemanticSegmentationPostProcessorOutput(
-                    data={"segmentation": mask, "segmentation_scores": image.float().sigmoid()}
+                    data={"segmentation": mask, "segmentation_scores": scores}
                 )
             results.append(mask)
         return results
@@ -202,6 +306,27 @@ class _AnyImage:
                 ]
             },
         }
+
+
+def _masks_of(pictures: list[PIL.Image.Image], segmentation_maps: Any) -> list[np.ndarray]:
+    """A boolean mask of each picture, of its size."""
+    segmentation_maps = as_list(segmentation_maps, dimensions=2)
+    if len(segmentation_maps) != len(pictures):
+        raise ValueError(f"{len(segmentation_maps)} masks were given for {len(pictures)} images.")
+    masks = [read_mask(mask, name=f"mask {index}") for index, mask in enumerate(segmentation_maps)]
+    for index, (picture, mask) in enumerate(zip(pictures, masks, strict=True)):
+        if mask.shape != (picture.height, picture.width):
+            raise ValueError(
+                f"mask {index} is {mask.shape[1]}x{mask.shape[0]} pixels but its image is "
+                f"{picture.width}x{picture.height}; export both at the same size."
+            )
+    return masks
+
+
+def _at_its_place(maps: torch.Tensor, frame: ScanFrame, outside: float) -> torch.Tensor:
+    """Maps of the scan with a value around them, of shape `(..., picture height, picture width)`."""
+    (left, top, right, bottom), (width, height) = frame.box, frame.size
+    return F.pad(maps, (left, width - right, top, height - bottom), value=outside)
 
 
 def _without_padding(maps: torch.Tensor, reshaped: tuple[int, int], side: int) -> torch.Tensor:

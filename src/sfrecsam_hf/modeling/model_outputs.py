@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -132,6 +133,7 @@ class SFRecSamOutput(ModelOutput):
         prompt_labels (`torch.Tensor` of shape `(batch, prompts, points)`): Their labels; -10 where there was none.
         prompt_boxes (`torch.Tensor` of shape `(batch, prompts, 4)`): Boxes that were used; -10 where there was none.
         prompt_is_automatic (`torch.Tensor` of shape `(batch, prompts)`): True where the model prompted itself.
+        scan_boxes (`torch.Tensor` of shape `(batch, 4)`, *optional*): As given, for post-processing.
         vision_hidden_states, vision_attentions (`tuple[torch.Tensor, ...]`, *optional*): As for `SamModel`.
     """
 
@@ -152,16 +154,13 @@ class SFRecSamOutput(ModelOutput):
     prompt_labels: Tensor | None = None
     prompt_boxes: Tensor | None = None
     prompt_is_automatic: Tensor | None = None
+    scan_boxes: Tensor | None = None
     vision_hidden_states: tuple[Tensor, ...] | None = None
     vision_attentions: tuple[Tensor, ...] | None = None
 
     @classmethod
     def from_stages(
-        cls,
-        decoded: SFRecSamDecoderOutput,
-        correction: SFRecSamCorrection | None = None,
-        loss: Tensor | None = None,
-        loss_terms: dict[str, Tensor] | None = None,
+        cls, decoded: SFRecSamDecoderOutput, correction: SFRecSamCorrection | None = None, **further: Any
     ) -> "SFRecSamOutput":
         """
         Joins what `decode` and `correct` returned; without a correction the initial masks are final.
@@ -169,9 +168,9 @@ class SFRecSamOutput(ModelOutput):
         Args:
             decoded ([`SFRecSamDecoderOutput`]): From `decode`.
             correction ([`SFRecSamCorrection`], *optional*): From `correct`, of the same batch.
-            loss, loss_terms (*optional*): Where the batch has labels.
+            further: Other fields, such as `loss` or `scan_boxes`.
         """
-        stages = {"loss": loss, "loss_terms": loss_terms, **decoded, "pred_masks": decoded.initial_masks}
+        stages = {**further, **decoded, "pred_masks": decoded.initial_masks}
         if correction is not None:
             stages |= correction
             for name in ("false_positive", "false_negative"):

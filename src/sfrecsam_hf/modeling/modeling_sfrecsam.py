@@ -115,29 +115,43 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str, *model_args, **kwargs) -> "SFRecSamModel":
         """
-        As for any model. Of a checkpoint that holds only adapters, the SAM below them is fetched too.
+        As for any model, but a damaged checkpoint is refused. Of one that holds only adapters, the SAM below them is
+        fetched too.
+
+        With `output_loading_info=True` the caller judges what is missing, and nothing is refused for it.
 
         Raises:
             FileNotFoundError: That SAM is not in reach.
-            ValueError: The weight file is damaged.
+            ValueError: A file of the checkpoint is damaged, or its weights are those of another model.
         """
         from safetensors import SafetensorError
 
         from .adapters_only import load_base
+        from .whole_checkpoint import refuse_damaged, without_report
 
+        source = pretrained_model_name_or_path
+        judged = source is not None and not kwargs.get("output_loading_info")
         try:
-            loaded = super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
+            if judged:
+                with without_report():
+                    asked = {"output_loading_info": True, "ignore_mismatched_sizes": True}
+                    model, info = super().from_pretrained(source, *model_args, **{**kwargs, **asked})
+            else:
+                loaded = super().from_pretrained(source, *model_args, **kwargs)
+                model = loaded[0] if isinstance(loaded, tuple) else loaded
         except SafetensorError as error:
             raise ValueError(
-                f"The weight file (model*.safetensors) of {pretrained_model_name_or_path} is truncated or damaged "
-                f"({error}); fetch it again."
+                f"The weight file (model*.safetensors) of {source} is truncated or damaged ({error}); fetch it again."
             ) from error
-        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        if judged:
+            if kwargs.get("ignore_mismatched_sizes"):
+                info = {**info, "mismatched_keys": set()}
+            refuse_damaged(model, info, source, kwargs)
         if model.config.adapters_only:
             access = ("token", "cache_dir", "local_files_only")
             load_base(model, **{name: kwargs[name] for name in access if name in kwargs})
             model.config.adapters_only = False
-        return loaded
+        return model if judged else loaded
 
     @classmethod
     def from_sam(
@@ -271,6 +285,7 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
         generator: torch.Generator | None = None,
         reshaped_input_sizes: Tensor | None = None,
         original_sizes: Tensor | None = None,
+        scan_boxes: Tensor | None = None,
         pixel_mask: Tensor | None = None,
         suspicion_threshold: float | None = None,
         presence_threshold: float | None = None,
@@ -302,6 +317,8 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
             reshaped_input_sizes (`torch.Tensor` of shape `(batch, 2)`, *optional*): From the image processor.
             original_sizes (`torch.Tensor` of shape `(batch, 2)`, *optional*):
                 Accepted so that the processor's output can be passed whole; not used.
+            scan_boxes (`torch.Tensor` of shape `(batch, 4)`, *optional*):
+                From the image processor; handed on to its post-processing with the output.
             pixel_mask (`torch.Tensor` of shape `(batch, image_size, image_size)`, *optional*): As for `encode`.
             suspicion_threshold, presence_threshold (`float`, *optional*): Override the configuration.
             correctors (`Sequence[str]`, *optional*): Overrides the configuration with a subset of it.
@@ -334,11 +351,11 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
             decoded = self.decode(prompted, multimask_output, sample_noise)
         correction = self.correct(decoded, suspicion_threshold, correctors) if correcting else None
 
-        losses = {}
+        further = {} if scan_boxes is None else {"scan_boxes": scan_boxes}
         if labels is not None:
             terms = self._loss_terms(labels, prompt_labels, prompted, decoded, correction)
-            losses = {"loss": heard(weighted_sum(terms), self.parameters()), "loss_terms": terms}
-        output = SFRecSamOutput.from_stages(decoded, correction, **losses)
+            further |= {"loss": heard(weighted_sum(terms), self.parameters()), "loss_terms": terms}
+        output = SFRecSamOutput.from_stages(decoded, correction, **further)
         return output if self.training else self.apply_presence_threshold(output, presence_threshold)
 
     def prompt(

@@ -1,16 +1,20 @@
 """Pipelines: `lesion-segmentation`, and transformers' own `image-segmentation` and `mask-generation`."""
 
 from collections.abc import Iterator, Mapping
+from copy import copy
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import PIL.Image
+import torch
 from torch.utils.data import Dataset
 from transformers import MaskGenerationPipeline, Pipeline
+from transformers.models.sam.image_processing_pil_sam import _mask_to_rle
 
 from .image_reading import ImageLike, read_rgb
 from .processing_sfrecsam import SFRecSamProcessor
+from .scan_frame import ScanFrame
 from .segmentation import Segmentation, segment_batch
 
 PROMPTS = ("input_points", "input_labels", "input_boxes")
@@ -26,13 +30,17 @@ class _SFRecSamPipeline:
     _load_video_processor = False
     _load_tokenizer = False
 
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.given_image_processor = self.image_processor
+
     def check_model_type(self, supported_models: Any) -> None:
         """Says nothing: transformers' list cannot name a model that comes from the Hub."""
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
         """Saves the model, which brings the code along, and the processor."""
         self.model.save_pretrained(save_directory, **kwargs)
-        SFRecSamProcessor(self.image_processor).save_pretrained(save_directory)
+        SFRecSamProcessor(self.given_image_processor).save_pretrained(save_directory)
 
 
 class LesionSegmentationPipeline(_SFRecSamPipeline, Pipeline):
@@ -138,9 +146,19 @@ class SFRecSamImageSegmentationPipeline(LesionSegmentationPipeline):
 class SFRecSamMaskGenerationPipeline(_SFRecSamPipeline, MaskGenerationPipeline):
     """Task `mask-generation`: as SAM's, clicks on a grid and keeps the masks that are certain and differ."""
 
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        # The frame is cut off the image, and not off the crops that the grid makes of its scan.
+        self.image_processor = copy(self.image_processor)
+        self.image_processor.do_crop_border = False
+
     def preprocess(self, image: ImageLike, **grid: Any) -> Iterator[dict[str, Any]]:
-        """Encodes the image and yields its clicks in batches."""
-        yield from super().preprocess(read_rgb(image), **grid)
+        """Encodes the scan and yields its clicks in batches."""
+        picture = read_rgb(image)
+        crops = self.given_image_processor.do_crop_border
+        frame = ScanFrame.around(picture) if crops else ScanFrame.none(*picture.size)
+        for clicks in super().preprocess(frame.cut(picture), **grid):
+            yield {**clicks, "frame": frame}
 
     def get_iterator(self, inputs: Any, num_workers: int, batch_size: int, *params: dict) -> Iterator[dict[str, Any]]:
         """Takes one image at a time whatever the batch size, since the clicks of an image are a batch already."""
@@ -148,7 +166,19 @@ class SFRecSamMaskGenerationPipeline(_SFRecSamPipeline, MaskGenerationPipeline):
 
     def _forward(self, inputs: dict[str, Any], **filters: Any) -> dict[str, Any]:
         # Like SAM, three masks and a single pass for each click.
-        return super()._forward({**inputs, "multimask_output": True, "mc_samples": 0}, **filters)
+        frame = inputs.pop("frame")
+        return {**super()._forward({**inputs, "multimask_output": True, "mc_samples": 0}, **filters), "frame": frame}
+
+    def postprocess(self, outputs: list[dict[str, Any]], **options: Any) -> dict[str, Any]:
+        """The masks of the scan, at its place in the image."""
+        frame, *_ = [output.pop("frame") for output in outputs]
+        found = super().postprocess(outputs, **options)
+        found["masks"] = [frame.put_back(mask) for mask in found["masks"]]
+        if "rle_mask" in found:
+            found["rle_mask"] = [_mask_to_rle(torch.from_numpy(mask)[None])[0] for mask in found["masks"]]
+        if "bounding_boxes" in found:
+            found["bounding_boxes"] = found["bounding_boxes"] + torch.tensor(frame.box[:2] * 2)
+        return found
 
 
 def _picture(mask: np.ndarray) -> PIL.Image.Image:

@@ -3,11 +3,18 @@
 from typing import Any
 
 import numpy as np
-import torch
 from transformers import BatchFeature, SamProcessor
+from transformers.processing_utils import ProcessingKwargs, Unpack
 
+from .image_processing_sfrecsam import SFRecSamImageProcessorKwargs
 from .prompts import ABSENT
 from .scan_frame import ScanFrame
+
+
+class SFRecSamProcessorKwargs(ProcessingKwargs, total=False):
+    """What [`SFRecSamProcessor`] passes on to its image processor."""
+
+    images_kwargs: SFRecSamImageProcessorKwargs
 
 
 class SFRecSamProcessor(SamProcessor):
@@ -18,6 +25,8 @@ class SFRecSamProcessor(SamProcessor):
         image_processor ([`SFRecSamImageProcessor`]): Prepares the images.
     """
 
+    valid_processor_kwargs = SFRecSamProcessorKwargs
+
     def __call__(
         self,
         images: Any,
@@ -25,8 +34,7 @@ class SFRecSamProcessor(SamProcessor):
         input_points: list[Any] | None = None,
         input_labels: list[Any] | None = None,
         input_boxes: list[Any] | None = None,
-        frames: list[ScanFrame] | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[SFRecSamProcessorKwargs],
     ) -> BatchFeature:
         """
         Args:
@@ -37,8 +45,6 @@ class SFRecSamProcessor(SamProcessor):
                 None for an image that the model is to prompt itself.
             input_labels (`list`, *optional*): The same nesting: 1 for lesion, 0 for background; all 1 if left out.
             input_boxes (`list`, *optional*): For each image its `[x1, y1, x2, y2]` boxes, one mask each, or None.
-            frames (`list[ScanFrame]`, *optional*):
-                What was cut off each image; prompts are then in pixels of the picture before.
 
         Returns:
             `BatchFeature` that can be passed to the model whole.
@@ -47,14 +53,43 @@ class SFRecSamProcessor(SamProcessor):
             ValueError: A prompt lies outside its image, or the prompts do not fit the images.
         """
         kwargs.setdefault("return_tensors", "pt")
-        encoding = self.image_processor(images, segmentation_maps=segmentation_maps, **kwargs)
-        frames = frames or [ScanFrame.none(int(width), int(height)) for height, width in encoding["original_sizes"]]
+        options = self._merge_kwargs(tokenizer_init_kwargs={}, **kwargs)["images_kwargs"]
+        encoding = self.image_processor(images, segmentation_maps=segmentation_maps, **options)
+        sizes, boxes = encoding["original_sizes"], encoding["scan_boxes"]
+        prompts = self.map_prompts(sizes, boxes, input_points, input_labels, input_boxes)
+        encoding.update(BatchFeature(prompts, tensor_type=options.get("return_tensors")))
+        return encoding
+
+    def map_prompts(
+        self,
+        original_sizes: Any,
+        scan_boxes: Any,
+        input_points: list[Any] | None = None,
+        input_labels: list[Any] | None = None,
+        input_boxes: list[Any] | None = None,
+    ) -> dict[str, np.ndarray]:
+        """
+        Prompts of images that are prepared already, in pixels of the model's input.
+
+        Args:
+            original_sizes, scan_boxes: From the image processor.
+            input_points, input_labels, input_boxes: As for `__call__`, in pixels of the images.
+
+        Returns:
+            `input_points` (`numpy.ndarray` of shape `(batch, prompts, points, 2)`), `input_labels` (of shape
+            `(batch, prompts, points)`) and `input_boxes` (of shape `(batch, prompts, 4)`), where they were given;
+            -10 where an image has none.
+
+        Raises:
+            ValueError: A prompt lies outside its image, or the prompts do not fit the images.
+        """
+        frames = self.image_processor._frames(original_sizes, scan_boxes)
         if input_labels is not None and input_points is None:
             raise ValueError("input_labels need input_points; pass both or neither.")
-        prompts = (("input_points", input_points), ("input_labels", input_labels), ("input_boxes", input_boxes))
-        for name, given in prompts:
-            if given is not None and len(given) != len(frames):
-                raise ValueError(f"{name} has {len(given)} entries for {len(frames)} images; give one or None each.")
+        given = {"input_points": input_points, "input_labels": input_labels, "input_boxes": input_boxes}
+        for name, entries in given.items():
+            if entries is not None and len(entries) != len(frames):
+                raise ValueError(f"{name} has {len(entries)} entries for {len(frames)} images; give one or None each.")
         points = labels = boxes = None
         if input_points is not None:
             if input_labels is None:
@@ -65,13 +100,14 @@ class SFRecSamProcessor(SamProcessor):
             boxes = [_boxes(box) for box in input_boxes]
             boxes = [self._mapped(box, frame, "input_boxes") for box, frame in zip(boxes, frames, strict=True)]
         rows = max([len(entry) for entry in [*(points or []), *(boxes or [])]] + [1])
+        prompts = {}
         if points is not None:
             most = max([entry.shape[1] for entry in points] + [1])
-            encoding["input_points"] = torch.stack([_padded(entry, (rows, most, 2)) for entry in points])
-            encoding["input_labels"] = torch.stack([_padded(entry, (rows, most)) for entry in labels]).int()
+            prompts["input_points"] = np.stack([_padded(entry, (rows, most, 2)) for entry in points])
+            prompts["input_labels"] = np.stack([_padded(entry, (rows, most)) for entry in labels]).astype(np.int32)
         if boxes is not None:
-            encoding["input_boxes"] = torch.stack([_padded(entry, (rows, 4)) for entry in boxes])
-        return encoding
+            prompts["input_boxes"] = np.stack([_padded(entry, (rows, 4)) for entry in boxes])
+        return prompts
 
     def _mapped(self, coordinates: np.ndarray, frame: ScanFrame, name: str) -> np.ndarray:
         """Coordinates of the original image in pixels of the model's input; absent ones stay absent."""
@@ -119,10 +155,10 @@ def _boxes(boxes: Any) -> np.ndarray:
     return np.asarray(nested, float)
 
 
-def _padded(values: np.ndarray, shape: tuple[int, ...]) -> torch.Tensor:
-    """`values` in the corner of a float tensor of `shape` that is otherwise `ABSENT`."""
-    filled = torch.full(shape, float(ABSENT))
-    filled[tuple(slice(side) for side in values.shape)] = torch.as_tensor(values, dtype=torch.float)
+def _padded(values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """`values` in the corner of a float32 array of `shape` that is otherwise `ABSENT`."""
+    filled = np.full(shape, ABSENT, np.float32)
+    filled[tuple(slice(side) for side in values.shape)] = values
     return filled
 
 

@@ -7,6 +7,7 @@ import PIL.Image
 
 EVEN = 4  # of 255: compression blurs a frame a little
 SHARE = 0.2  # captions and rulers differ from the frame in less of a row or column, the scan in more
+LEAST_SIDE = 8  # pixels: what is smaller is no scan, and its picture is taken whole
 ALL_ROUND = 0.75  # of the edge: deep tissue may be even, too, but not on three sides
 
 
@@ -44,6 +45,8 @@ class ScanFrame:
             (across, right), (down, bottom) = (_extent(np.count_nonzero(other, axis=axis)) for axis in (0, 1))
             gray = gray[down:bottom, across:right]
             left, top = left + across, top + down
+        if min(gray.shape) < LEAST_SIDE:
+            return cls.none(*picture.size)
         return cls((left, top, left + gray.shape[1], top + gray.shape[0]), picture.size)
 
     def cut(self, picture: PIL.Image.Image) -> PIL.Image.Image:

@@ -2,20 +2,17 @@
 
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
 import numpy as np
 import torch
+from transformers import BatchFeature
 
 from .image_processing_sfrecsam import SFRecSamImageProcessorPil
-from .image_reading import read_rgb
 from .mirrored_view import both_views
 from .modeling_sfrecsam import SFRecSamModel, SFRecSamOutput
-from .scan_frame import ScanFrame
-
-MAPS = ("mask", "initial_mask", "probability", "final_probability", "uncertainty")
 
 
 @dataclass
@@ -40,10 +37,6 @@ class Segmentation:
     uncertainty: np.ndarray
     presence: float
     score: float
-
-    def inside(self, frame: ScanFrame) -> "Segmentation":
-        """The answer for the picture whose scan alone was segmented: nothing, for certain, on its frame."""
-        return replace(self, **{name: frame.put_back(getattr(self, name)) for name in MAPS})
 
     def measurements(self) -> dict[str, float | int | list[int] | None]:
         """Area, box `[x1, y1, x2, y2]` and [`diameters`] in pixels, presence, and the mean uncertainty inside."""
@@ -116,17 +109,24 @@ def segmentations(
     """
     Brings a batch's output to the size of each image; the first mask of the first prompt.
 
+    On a frame that the image processor cut off there is no lesion, for certain.
+
     Args:
-        outputs ([`SFRecSamOutput`]): Of the model.
+        outputs ([`SFRecSamOutput`]): Of the model, with the processor's `scan_boxes`.
         original_sizes (`Iterable[tuple[int, int]]`): Height and width of each image.
         image_processor ([`SFRecSamImageProcessor`]): The one that prepared the batch.
     """
-    names = ("pred_masks", "initial_masks", "mean_probability", "predictive_entropy")
-    maps = torch.stack([outputs[name][:, 0, 0].float() for name in names], dim=1)
+    logits, values = (
+        torch.stack([outputs[name][:, 0, 0].float() for name in names], dim=1)
+        for names in (("pred_masks", "initial_masks"), ("mean_probability", "predictive_entropy"))
+    )
     presence = outputs["presence_logits"].float().sigmoid()
+    boxes = outputs.get("scan_boxes")
     results = []
     for index, size in enumerate(original_sizes):
-        final, initial, probability, uncertainty = image_processor.restore(maps[index], tuple(int(x) for x in size))
+        place = tuple(int(side) for side in size), None if boxes is None else boxes[index].tolist()
+        final, initial = image_processor.restore(logits[index], *place, outside=-torch.inf)
+        probability, uncertainty = image_processor.restore(values[index], *place)
         results.append(
             Segmentation(
                 mask=(final > 0).cpu().numpy(),
@@ -147,8 +147,6 @@ def segment(
     """
     Segments any number of images, a batch at a time, in constant memory.
 
-    The frame around a scan is cut off first, see [`ScanFrame`]: the model hardly ever saw one in training.
-
     Args:
         model ([`SFRecSamModel`]): In evaluation mode.
         processor ([`SFRecSamProcessor`]): Belonging to the model.
@@ -164,7 +162,7 @@ def segment(
         upcoming = worker.submit(_next_batch, processor, remaining, batch_size)
         while (prepared := upcoming.result()) is not None:
             upcoming = worker.submit(_next_batch, processor, remaining, batch_size)
-            yield from _answer(model, processor, *prepared, **options)
+            yield from _answer(model, processor, prepared, **options)
 
 
 def segment_batch(
@@ -179,39 +177,28 @@ def segment_batch(
         pairs (`list[tuple]`): Each image with its prompts, as for [`segment`].
         options: As for [`segment`].
     """
-    return _answer(model, processor, *_prepare(processor, pairs), **options)
+    return _answer(model, processor, _prepare(processor, pairs), **options)
 
 
-def _next_batch(processor: Any, images: Iterator[Any], batch_size: int) -> tuple[Any, list[ScanFrame]] | None:
+def _next_batch(processor: Any, images: Iterator[Any], batch_size: int) -> BatchFeature | None:
     batch = list(islice(images, batch_size))
     if not batch:
         return None
     return _prepare(processor, [entry if isinstance(entry, tuple) else (entry, {}) for entry in batch])
 
 
-def _prepare(processor: Any, pairs: list[tuple[Any, dict[str, Any]]]) -> tuple[Any, list[ScanFrame]]:
-    """The processor's tensors of the scans, and the frames around them."""
-    pictures = [read_rgb(image, name=f"image {index}") for index, (image, _) in enumerate(pairs)]
-    frames = [ScanFrame.around(picture) for picture in pictures]
-    scans = [frame.cut(picture) for picture, frame in zip(pictures, frames, strict=True)]
+def _prepare(processor: Any, pairs: list[tuple[Any, dict[str, Any]]]) -> BatchFeature:
     kinds = {name for _, prompts in pairs for name in prompts}
     prompts = {name: [given.get(name) for _, given in pairs] for name in kinds}
-    return processor(scans, frames=frames, **prompts), frames
+    return processor([image for image, _ in pairs], **prompts)
 
 
 @torch.inference_mode()
 def _answer(
-    model: SFRecSamModel,
-    processor: Any,
-    inputs: Any,
-    frames: list[ScanFrame],
-    mirror: bool = False,
-    **options: Any,
+    model: SFRecSamModel, processor: Any, inputs: BatchFeature, mirror: bool = False, **options: Any
 ) -> list[Segmentation]:
-    sizes = inputs["original_sizes"].tolist()
     inputs = {
         name: value.to(model.device, model.dtype if name == "pixel_values" else None) for name, value in inputs.items()
     }
     outputs = both_views(model, inputs, **options) if mirror else model(**inputs, **options)
-    found = segmentations(outputs, sizes, processor.image_processor)
-    return [one.inside(frame) for one, frame in zip(found, frames, strict=True)]
+    return segmentations(outputs, inputs["original_sizes"].tolist(), processor.image_processor)

@@ -20,6 +20,7 @@ from safetensors.torch import load_model, save_model
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
+from ..data.training_record import TrainingRecord
 from ..modeling.configuration_sfrecsam import SFRecSamConfig
 from ..modeling.modeling_sfrecsam import SFRecSamModel
 from ..modeling.processing_sfrecsam import SFRecSamProcessor
@@ -87,7 +88,7 @@ def replaced(path: Path, main: bool = True) -> Iterator[Path]:
             fresh.replace(path)
     except (OSError, RuntimeError, SafetensorError) as error:  # PyTorch and safetensors have their own for a full disk
         _remove(fresh)
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).split("\n")[0]
+        reason = "PyTorch cannot write it" if isinstance(error, RuntimeError) else getattr(error, "strerror", error)
         free = shutil.disk_usage(path.parent).free / 1e6
         raise OSError(
             f"{path} could not be written ({reason}; {free:.0f} MB are free there). What was saved before is whole: "
@@ -104,10 +105,11 @@ class Checkpoints:
     Args:
         folder (`Path`): Of the run.
         accelerator ([`~accelerate.Accelerator`]): Holds what is saved.
+        record ([`TrainingRecord`]): Of the images of the run, saved beside its best model.
     """
 
-    def __init__(self, folder: Path, accelerator: Accelerator):
-        self.folder, self.accelerator = folder, accelerator
+    def __init__(self, folder: Path, accelerator: Accelerator, record: TrainingRecord):
+        self.folder, self.accelerator, self.record = folder, accelerator, record
         self.best = folder / "best"
 
     def save(self, progress: Progress, config: SFRecSamConfig, average: AveragedModel | None) -> None:
@@ -149,6 +151,7 @@ class Checkpoints:
         with replaced(self.best) as fresh:
             model.save_pretrained(fresh)
             processor.save_pretrained(fresh)
+            self.record.save(fresh)
 
 
 def saved_state(folder: Path) -> Path:

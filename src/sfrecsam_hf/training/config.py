@@ -8,7 +8,7 @@ from typing import Any, get_args, get_origin
 import yaml
 
 # May change while a run goes on. Data may have moved: that the images are the same is told by their pixels.
-FREE_ON_RESUME = ("train", "validation", "splits", "without", "output", "save_steps", "workers", "tracker", "overlays")
+FREE_ON_RESUME = ("train", "validation", "splits", "exclude", "output", "save_steps", "workers", "tracker", "overlays")
 
 
 @dataclass
@@ -21,8 +21,8 @@ class TrainingConfig:
         validation (`list[str]`): Data folders or zips to choose the best checkpoint on; their splits `val` together.
             Without any, nothing is chosen and the last weights are kept.
         output (`str`): Folder of the run.
-        splits (`str`, *optional*): CSV with `image,group,split`; without it BUSI is split by near-duplicate group.
-        without (`str`, *optional*): CSV of images to leave out: all it names, or those with an entry in `objection`.
+        splits (`str`, *optional*): CSV with `image,group,split`; without it the data's own split, or one by group.
+        exclude (`str`, *optional*): CSV of images to leave out, such as BUSI's `objections.csv`.
         shares (`list[float]`, *optional*): Share of each folder that one epoch shows; all of each if not given.
         model (`str`): `"tiny"`, `"base"`, or a checkpoint to go on from.
         sam (`str`, *optional*): A SAM checkpoint (transformers folder, Hub name, or original `.pth`) to extend.
@@ -63,7 +63,7 @@ class TrainingConfig:
     validation: list[str] = field(default_factory=list)
     output: str = "runs/sf-recsam"
     splits: str | None = None
-    without: str | None = None
+    exclude: str | None = None
     shares: list[float] | None = None
     model: str = "tiny"
     sam: str | None = None

@@ -15,9 +15,10 @@ import numpy as np
 import torch
 from datasets import Dataset
 
-from ..data.loading import find, load_folder
-from ..data.split_tables import exclude
-from ..data.splits import grouped_folds
+from ..data.loading import find, to_dataset
+from ..data.split_tables import apply_splits, exclude
+from ..data.splits import Resolved, grouped_folds
+from ..data.training_record import TrainingRecord
 from ..evaluation.evaluate import measure
 from ..evaluation.measured import Measured
 from ..evaluation.summary import summarised
@@ -80,10 +81,15 @@ class FoldedRun:
         if self.log.is_file() and not resume:
             raise FileExistsError(f"{self.output} already holds a run; pass --resume or choose another --output.")
         self.seconds: dict[str, float] = json.loads(self.log.read_text()) if self.log.is_file() else {}
-        self.sources = [load_folder(source, config.splits) for source in config.train]
+        found = [find(source) for source in config.train]
+        if config.splits is not None:
+            apply_splits(found, config.splits)
+        self.sources = [to_dataset(source, source.samples) for source in found]
         self.names = [Path(source).name.removesuffix(".zip") for source in config.train]
         self.dealt = grouped_folds(self.sources, folds, config.seed)
-        self.kept = [_kept(source, config.without) for source in config.train]
+        if config.exclude is not None:
+            exclude(found, config.exclude)
+        self.kept = [{sample.name for sample in source.samples} for source in found]
         self.output.mkdir(parents=True, exist_ok=True)
 
     def part(self, name: str, work: Callable[[], None]) -> None:
@@ -102,14 +108,14 @@ class FoldedRun:
         """The base of one fold, and what it makes of the images it did not train on."""
         folder = self.output / f"fold-{fold + 1}"
         settings = replace(self.config, output=str(folder), correction_epochs=0, seed=self.config.seed + fold)
-        train(settings, resume=(folder / "latest").is_file(), sources=self.taught(without_fold=fold))
+        train(settings, resume=(folder / "latest").is_file(), data=self.taught(without_fold=fold))
         model = SFRecSamModel.from_pretrained(folder / BASE).eval()
         images = TrainingImages([part.images for part in self.held_out(fold)], _processor(model).image_processor)
         ErrorMaps.of(model, images, self.config.mc_samples).save(folder / MAPS)
 
-    def taught(self, without_fold: int | None = None) -> list[Dataset]:
+    def taught(self, without_fold: int | None = None) -> Resolved:
         """The images to train on: those that nobody objects to, of the other folds."""
-        return [
+        chosen = [
             source.select(
                 [
                     index
@@ -119,6 +125,7 @@ class FoldedRun:
             )
             for source, dealt, kept in zip(self.sources, self.dealt, self.kept, strict=True)
         ]
+        return Resolved(chosen, [], TrainingRecord.of_run(list(zip(self.config.train, chosen, strict=True)), [], None))
 
     def held_out(self, fold: int) -> list[HeldOut]:
         """The images that a fold did not train on."""
@@ -205,7 +212,7 @@ class FoldedRun:
         """The model that is published: everything trains it, and nothing is selected on it."""
         folder = self.output / "final"
         settings = replace(self.config, output=str(folder), correction_epochs=1)
-        train(settings, resume=(folder / "latest").is_file(), sources=self.taught())
+        train(settings, resume=(folder / "latest").is_file(), data=self.taught())
         every = list(range(self.folds))
         model = self.corrected_model(folder / BASE, every)
         model.save_pretrained(folder / BASE)
@@ -228,14 +235,6 @@ class FoldedRun:
         fresh = folder / "results.json.new"
         fresh.write_text(json.dumps(results, indent=1) + "\n")
         fresh.replace(folder / "results.json")
-
-
-def _kept(source: str, without: str | None) -> set[str]:
-    """Names of the images of a data set that a table does not leave out."""
-    found = find(source, quiet=True)
-    if without is not None:
-        exclude([found], without)
-    return {sample.name for sample in found.samples}
 
 
 def _processor(model: SFRecSamModel) -> SFRecSamProcessor:

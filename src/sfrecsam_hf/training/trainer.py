@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers import get_scheduler
 
-from ..data.splits import resolve
+from ..data.splits import Resolved, resolve
 from ..modeling.configuration_sfrecsam import SFRecSamConfig
 from ..modeling.image_processing_sfrecsam import SFRecSamImageProcessorPil
 from ..modeling.modeling_sfrecsam import SFRecSamModel
@@ -37,15 +37,14 @@ WITHOUT_OVERLAP = 3  # epochs after which a run says that its masks meet no lesi
 logging.getLogger("accelerate.utils.other").setLevel(logging.ERROR)
 
 
-def train(config: TrainingConfig, resume: bool = False, sources: list[Dataset] | None = None) -> Path:
+def train(config: TrainingConfig, resume: bool = False, data: Resolved | None = None) -> Path:
     """
     Trains both stages and returns the folder of the best checkpoint, which loads with `from_pretrained`.
 
     Args:
         config ([`TrainingConfig`]): All settings; saved with the run.
         resume (`bool`): Go on from the run's last state, sample for sample.
-        sources (`list[datasets.Dataset]`, *optional*): The training images of each folder in `config.train`; its
-            split `train` if not given.
+        data ([`Resolved`], *optional*): The images of each folder in `config.train`, in place of its own split.
 
     Raises:
         FileExistsError: The output folder holds a run and `resume` is False.
@@ -55,7 +54,7 @@ def train(config: TrainingConfig, resume: bool = False, sources: list[Dataset] |
         ValueError: The data or the state cannot be used, or the run was begun with other settings.
     """
     try:
-        run = TrainingRun(config, resume, sources)
+        run = TrainingRun(config, resume, data)
         while run.progress.stage <= 2:
             run.train_stage()
         run.close()
@@ -81,7 +80,7 @@ class Stage:
 class TrainingRun:
     """One run in one folder; a process may end at any moment and another go on from there."""
 
-    def __init__(self, config: TrainingConfig, resume: bool = False, sources: list[Dataset] | None = None):
+    def __init__(self, config: TrainingConfig, resume: bool = False, data: Resolved | None = None):
         self.config, self.output = config, Path(config.output)
         if not resume and (self.output / "latest").is_file():
             raise FileExistsError(f"{self.output} already holds a run; pass --resume or choose another --output.")
@@ -92,11 +91,12 @@ class TrainingRun:
                 "another --output."
             )
         set_seed(config.seed)
-        held_out: list[Dataset] = []
-        if sources is None:
-            sources, held_out = resolve(config.train, config.validation, config.splits, config.without)
+        if data is None:
+            start = None if config.sam else config.model
+            data = resolve(config.train, config.validation, config.splits, config.exclude, start)
+        sources = data.train
         self.groups = [source["group"][:] for source in sources]
-        self.validation = Validation(held_out, config) if held_out else None
+        self.validation = Validation(data.validation, config) if data.validation else None
         self.accelerator = Accelerator(
             cpu=not torch.accelerator.is_available(),  # or several processes would not find each other
             mixed_precision=config.mixed_precision,
@@ -108,7 +108,7 @@ class TrainingRun:
         )
         processes = self.accelerator.num_processes
         self.progress = Progress() if self.resumed is None else saved_progress(self.resumed, processes)
-        self.checkpoints = Checkpoints(self.output, self.accelerator)
+        self.checkpoints = Checkpoints(self.output, self.accelerator, data.record)
         self.history = History(self.output / "history.jsonl")
         sharded = self.accelerator.distributed_type == DistributedType.FSDP
         if sharded and (config.ema_decay or not self.accelerator.is_fsdp2):
