@@ -41,7 +41,7 @@ def _parser() -> argparse.ArgumentParser:
     job.set_defaults(job=_train)
     job.add_argument("config", nargs="?", help="YAML file with any of the settings below")
     job.add_argument("--resume", action="store_true", help="go on from the last state in --output")
-    job.add_argument("--folds", type=int, help="cross-validate the settings in so many folds, then train on everything")
+    job.add_argument("--folds", type=int, help="cross-validate in so many folds, then train on everything")
     _add_settings(job)
 
     job = jobs.add_parser("predict", help="segment images: masks, overlays, uncertainty, corrections and a table")

@@ -204,4 +204,3 @@ def _joined_groups(samples: list[Sample]) -> list[str]:
     component = connected_components(graph, directed=False)[1]
     named: dict[int, str] = {}
     return [named.setdefault(int(number), sample.group) for number, sample in zip(component, samples, strict=True)]
-

@@ -67,8 +67,9 @@ class CoarseMaskHead(nn.Module):
         pooled = torch.cat([features.mean((2, 3)), features.amax((2, 3))], dim=1)
         presence = self.presence(pooled).squeeze(-1)
         for level, narrow, climb in zip(self.levels, self.narrow, self.climb, strict=True):
-            height, width = (side * STRIDES[self.token_level] // STRIDES[level] for side in image_embeddings.shape[-2:])
-            features = F.interpolate(narrow(features), size=(height, width), mode="bilinear", align_corners=False)
+            finer = STRIDES[self.token_level] / STRIDES[level]
+            size = [int(side * finer) for side in image_embeddings.shape[-2:]]
+            features = F.interpolate(narrow(features), size=size, mode="bilinear", align_corners=False)
             features = climb(stacked(features, *skipped[level]))
         return features, self.classify(features), presence
 

@@ -183,7 +183,7 @@ class SFRecSamConfig(SamConfig):
             )
         if len(self.decoder_channels) != len(STRIDES):
             raise ValueError(
-                f"decoder_channels={tuple(self.decoder_channels)} must name one number for each of the strides {STRIDES}."
+                f"decoder_channels={tuple(self.decoder_channels)} must have one number for each of {STRIDES}."
             )
         if self.vision_config.output_channels != self.mask_decoder_config.hidden_size:
             raise ValueError(
@@ -201,9 +201,7 @@ class SFRecSamConfig(SamConfig):
                 f"decoder_channels={tuple(self.decoder_channels)} 1 or more."
             )
         if not (self.branch_width > 0 and self.branch_depth > 0):
-            raise ValueError(
-                f"branch_width={self.branch_width} and branch_depth={self.branch_depth} must be above 0."
-            )
+            raise ValueError(f"branch_width={self.branch_width} and branch_depth={self.branch_depth} must be above 0.")
         if self.mc_samples < 0:
             raise ValueError(f"mc_samples={self.mc_samples} must be 0 or more.")
         for name in ("sample_dropout", "prompt_jitter", "box_margin"):

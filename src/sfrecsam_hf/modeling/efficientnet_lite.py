@@ -30,8 +30,8 @@ def scaled_stages(width: float, depth: float) -> list[tuple[int, int, int, int, 
     """`STAGES` with as many times the channels and the blocks; the first and the last keep their one block."""
     outer = (0, len(STAGES) - 1)
     return [
-        (kernel, stride, expansion, _rounded(channels * width), blocks if index in outer else math.ceil(blocks * depth))
-        for index, (kernel, stride, expansion, channels, blocks) in enumerate(STAGES)
+        (*shape, _rounded(channels * width), blocks if index in outer else math.ceil(blocks * depth))
+        for index, (*shape, channels, blocks) in enumerate(STAGES)
     ]
 
 
@@ -181,7 +181,8 @@ class EfficientNetLite(nn.Module):
         Raises:
             ValueError: The weights are of another size, or not complete.
         """
-        places = [f"levels.{level}.{block}" for level, blocks in enumerate(self.levels) for block in range(len(blocks))]
+        sizes = [len(blocks) for blocks in self.levels]
+        places = [f"levels.{level}.{block}" for level, size in enumerate(sizes) for block in range(size)]
         wanted = self.state_dict()
         translated = {}
         for name, value in published.items():
@@ -192,9 +193,7 @@ class EfficientNetLite(nn.Module):
                 translated[f"{places[int(found[1])]}.{_layer(found[2])}.{found[3]}"] = value
             elif name.startswith(("_conv_stem.", "_bn0.")):
                 translated[name.replace("_conv_stem", "stem.conv").replace("_bn0", "stem.norm")] = value
-        misfits = [
-            name for name in wanted if name not in translated or translated[name].shape != wanted[name].shape
-        ]
+        misfits = [name for name in wanted if name not in translated or translated[name].shape != wanted[name].shape]
         if misfits or len(translated) > len(wanted):
             raise ValueError(
                 "The published weights do not fit this EfficientNet-Lite; choose branch_width and branch_depth of the "
@@ -207,4 +206,4 @@ def _layer(published: str) -> str:
     """Our name of a layer inside a block: its published norms are numbered 0, 1 and 2."""
     if published.startswith("_bn"):
         return f"{('expand', 'depthwise', 'project')[int(published[3:])]}.norm"
-    return {"_expand_conv": "expand.conv", "_depthwise_conv": "depthwise.conv", "_project_conv": "project.conv"}[published]
+    return f"{published.removeprefix('_').removesuffix('_conv')}.conv"

@@ -28,9 +28,11 @@ class TrainingConfig:
         sam (`str`, *optional*): A SAM checkpoint (transformers folder, Hub name, or original `.pth`) to extend.
         branch (`str`): What the branch of a new model starts from: `"imagenet"`, `"random"`, or a checkpoint of ours.
         image_size (`int`, *optional*): Side of the input in pixels; the model's own if not given.
+        answer_size (`int`, *optional*): Side of the input that the trained model gets; that of training if not given.
         overrides (`dict`): Fields of [`SFRecSamConfig`] to change for `"tiny"` and `"base"`.
         freeze_base (`bool`): Leave the original SAM weights as they are (with `sam`).
         epochs (`int`): Epochs of stage 1, the base segmentation; 0 keeps that of a checkpoint in `model`.
+        fold_epochs (`int`, *optional*): Epochs of stage 1 in each fold; `epochs` if not given.
         correction_epochs (`int`): Epochs of stage 2, the corrector and the uncertainty head.
         batch_size (`int`): Images per process and step.
         accumulation (`int`): Batches per optimizer step.
@@ -69,9 +71,11 @@ class TrainingConfig:
     sam: str | None = None
     branch: str = "imagenet"
     image_size: int | None = None
+    answer_size: int | None = None
     overrides: dict[str, Any] = field(default_factory=dict)
     freeze_base: bool = False
     epochs: int = 40
+    fold_epochs: int | None = None
     correction_epochs: int = 6
     batch_size: int = 16
     accumulation: int = 1
@@ -106,7 +110,17 @@ class TrainingConfig:
         for name in ("batch_size", "accumulation"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be 1 or more.")
-        counts = ("epochs", "correction_epochs", "mc_samples", "patience", "save_steps", "workers", "overlays", "seed")
+        counts = (
+            "epochs",
+            "fold_epochs",
+            "correction_epochs",
+            "mc_samples",
+            "patience",
+            "save_steps",
+            "workers",
+            "overlays",
+            "seed",
+        )
         for name in (*counts, "weight_decay", "augmentation"):
             if (getattr(self, name) or 0) < 0:
                 raise ValueError(f"{name}={getattr(self, name)} must be 0 or more.")

@@ -182,4 +182,3 @@ def threshold_dice(corrector: DualFalseCorrector, maps: ErrorMaps) -> np.ndarray
             dice.append(2 * (mask & true).sum((1, 2, 3)) / total.clamp(min=1))
         rows.append(torch.stack(dice, dim=1))
     return torch.cat(rows).numpy()
-

@@ -74,8 +74,9 @@ class TrainingImages(torch.utils.data.Dataset):
         seeds = [np.random.SeedSequence((self.seed, *key)).generate_state(3) for key in keys]
         askers = [np.random.default_rng(int(seed[1])) for seed in seeds]
         kinds = [self._kind(float(asker.random())) for asker in askers]
+        shown = [self._marked(key[1], int(seed[2])) for key, seed in zip(keys, seeds, strict=True)]
         images, masks, valid = augment(
-            torch.stack([self._marked(key[1], int(seed[2])) for key, seed in zip(keys, seeds, strict=True)]).float() / 255,
+            torch.stack(shown).float() / 255,
             self.masks[index].float(),
             self.sizes[index],
             [int(seed[0]) for seed in seeds],

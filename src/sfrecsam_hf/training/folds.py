@@ -19,9 +19,6 @@ from ..data.loading import find, to_dataset
 from ..data.split_tables import apply_splits, exclude
 from ..data.splits import Resolved, grouped_folds
 from ..data.training_record import TrainingRecord
-from ..evaluation.evaluate import measure
-from ..evaluation.measured import Measured
-from ..evaluation.summary import summarised
 from ..modeling.image_processing_sfrecsam import SFRecSamImageProcessorPil
 from ..modeling.modeling_sfrecsam import SFRecSamModel
 from ..modeling.processing_sfrecsam import SFRecSamProcessor
@@ -108,6 +105,7 @@ class FoldedRun:
         """The base of one fold, and what it makes of the images it did not train on."""
         folder = self.output / f"fold-{fold + 1}"
         settings = replace(self.config, output=str(folder), correction_epochs=0, seed=self.config.seed + fold)
+        settings.epochs = self.config.fold_epochs or self.config.epochs
         train(settings, resume=(folder / "latest").is_file(), data=self.taught(without_fold=fold))
         model = SFRecSamModel.from_pretrained(folder / BASE).eval()
         images = TrainingImages([part.images for part in self.held_out(fold)], _processor(model).image_processor)
@@ -201,6 +199,8 @@ class FoldedRun:
 
     def measure_fold(self, fold: int) -> None:
         """Every figure of the images that a fold did not train on, at their original size."""
+        from ..evaluation.evaluate import measure
+
         folder = self.output / f"fold-{fold + 1}"
         model = SFRecSamModel.from_pretrained(folder / BASE).eval()
         processor = _processor(model)
@@ -221,6 +221,8 @@ class FoldedRun:
 
     def report(self) -> None:
         """Writes the out-of-fold figures of each data set, without the images that are objected to and with them."""
+        from ..evaluation.measured import Measured
+
         for name, kept in zip(self.names, self.kept, strict=True):
             parts = [Measured.load(self.output / f"fold-{fold + 1}" / f"{name}.json") for fold in range(self.folds)]
             every = sum(parts, Measured())
@@ -228,7 +230,9 @@ class FoldedRun:
             if any(row["name"] not in kept for row in every.rows):
                 self._write(f"{name} without objections", _only(every, kept))
 
-    def _write(self, name: str, measured: Measured) -> None:
+    def _write(self, name: str, measured: "Measured") -> None:
+        from ..evaluation.summary import summarised
+
         folder = self.output / "evaluation" / name
         folder.mkdir(parents=True, exist_ok=True)
         results = {"data": name, "folds": self.folds, **summarised(measured)}
@@ -241,9 +245,9 @@ def _processor(model: SFRecSamModel) -> SFRecSamProcessor:
     return SFRecSamProcessor(SFRecSamImageProcessorPil(image_size=model.config.vision_config.image_size))
 
 
-def _only(measured: Measured, names: set[str]) -> Measured:
+def _only(measured: "Measured", names: set[str]) -> "Measured":
     """The same of some images. Counts of pixels cannot be taken apart and stay those of all images."""
-    return Measured([row for row in measured.rows if row["name"] in names], measured.pixels, measured.seconds)
+    return type(measured)([row for row in measured.rows if row["name"] in names], measured.pixels, measured.seconds)
 
 
 __all__ = ["train_folds"]

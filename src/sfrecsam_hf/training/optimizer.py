@@ -32,7 +32,7 @@ def decayed_adamw(
         }
         for (pretrained, decayed), parameters in groups.items()
     ]
-    return torch.optim.AdamW(settings, lr=learning_rate, betas=(0.9, 0.99))
+    return torch.optim.AdamW(settings, lr=learning_rate, betas=(0.9, 0.99), fused=True)
 
 
 def averaged(model: torch.nn.Module, decay: float) -> AveragedModel | None:

@@ -58,6 +58,8 @@ def train(config: TrainingConfig, resume: bool = False, data: Resolved | None = 
         while run.progress.stage <= 2:
             run.train_stage()
         run.close()
+        if config.answer_size is not None:
+            run.checkpoints.save_at(config.answer_size)
     except KeyboardInterrupt as stop:
         saved = (Path(config.output) / "latest").is_file()
         remedy = "the same command with --resume goes on" if saved else "nothing was saved yet, so begin it anew"
@@ -288,7 +290,7 @@ class TrainingRun:
         }
 
     def _validate(self, model: SFRecSamModel) -> None:
-        """Tells how the epoch did on the held-out images, draws some, and keeps the best model; the last without any."""
+        """Tells how the epoch did on the held-out images, draws some, and keeps the best model, or else the last."""
         if self.validation is None:
             self.checkpoints.save_best(model, self.processor)
             return
