@@ -79,10 +79,10 @@ def trained_rows(row: str, fusion: str, settings: dict[str, Any], folder: Path, 
 
 def measured(model: Any, processor: Any, validation: Any, correctors: tuple[str, ...]) -> list[dict[str, Any]]:
     """The metrics of the final mask of every lesion, prompted automatically."""
-    results, _ = evaluate(
+    _, rows = evaluate(
         model, processor, validation, ["auto"], quiet=True, correctors=correctors, presence_threshold=0.0
     )
-    return [{"name": row["name"], **row["final"]} for row in results["per_image"] if row["lesion"]]
+    return [{metric: row[f"final_{metric}"] for metric in METRICS} for row in rows if row["lesion"]]
 
 
 def summary(seeds: list[Rows]) -> list[dict[str, Any]]:

@@ -264,7 +264,7 @@ def stages(size: str, device: str, options: argparse.Namespace) -> dict[str, dic
     """
     model, shapes, _ = build(OURS, size)
     model = model.to(device).eval()
-    processor = SFRecSamImageProcessor(image_size=model.config.vision_config.image_size)
+    processor = SFRecSamImageProcessor(image_size=model.config.vision_config.image_size, do_crop_border=False)
     pixels = inputs_of(shapes, options.batch_size, device)["pixel_values"]
     sizes = [(480, 560)] * options.batch_size
     taken: dict[str, list[float]] = {}

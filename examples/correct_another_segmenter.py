@@ -56,7 +56,8 @@ def main() -> None:
     trained = [index for index in range(len(dataset)) if index % 3 < 2]
 
     unet = UNet(2, 1, 1, channels=(8, 16, 32, 64), strides=(2, 2, 2), dropout=0.1)
-    fit(unet, lambda: segmentation_loss(unet(images[trained]), masks[trained]).mean(), options.steps)
+    inside = encoded.valid_region[trained]
+    fit(unet, lambda: segmentation_loss(unet(images[trained]), masks[trained], inside).mean(), options.steps)
 
     corrector = DualFalseCorrector(features.shape[1], hidden_channels=16)
 

@@ -36,7 +36,7 @@ def measured(model: Any, processor: Any, dataset: Any, passes: int) -> dict[str,
     return {
         "passes": passes,
         "dice": summary["final"]["lesion"]["dice"]["mean"],
-        "ece": quality["ece_final"],
+        "ece": quality["ece"]["corrected"]["all"],
         "auroc": quality["auroc"],
         "top5_error_share": quality["top5_error_share"],
         "seconds": summary["seconds_per_image"],

@@ -30,6 +30,7 @@ from transformers import get_scheduler
 from sfrecsam_hf import SFRecSamImageProcessor, TrainingConfig
 from sfrecsam_hf.data.splits import load_split, load_splits
 from sfrecsam_hf.evaluation.metrics import overlap, segmentation_metrics
+from sfrecsam_hf.evaluation.report import read_rows
 from sfrecsam_hf.inference.bundled import bundled_checkpoint
 from sfrecsam_hf.modeling.losses import segmentation_loss
 from sfrecsam_hf.training.dataset import EpochBatches, TrainingImages
@@ -40,6 +41,7 @@ NETWORKS = {
     "MONAI UNet": lambda: UNet(2, 1, 1, channels=(32, 64, 128, 256, 320), strides=(2,) * 4, num_res_units=2),
     "MONAI AttentionUnet": lambda: AttentionUnet(2, 1, 1, channels=(16, 32, 64, 128, 256), strides=(2,) * 4),
 }
+METRICS = ("dice", "precision", "recall")
 HEADS = ("model", "parameters", "training", "Dice", "precision", "recall", "SF-RecSAM is ahead by")
 
 
@@ -77,7 +79,8 @@ def train_unet(name: str, config: TrainingConfig, start: Path | None = None) -> 
         network.train()
         for keys in tqdm(batches, desc=f"{name} epoch {epoch + 1}"):
             batch = images.__getitems__(keys)
-            loss = segmentation_loss(network(batch["pixel_values"][:, :1]), batch["labels"][:, None]).mean()
+            logits, inside = network(batch["pixel_values"][:, :1]), batch["pixel_mask"][:, None]
+            loss = segmentation_loss(logits, batch["labels"][:, None], inside).mean()
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(network.parameters(), config.clip)
@@ -129,12 +132,13 @@ def predict(network: torch.nn.Module, processor: Any, dataset: Dataset) -> list[
 
 def markdown(results: dict[str, Any], config: TrainingConfig, beside: list[Path], start: Path | None = None) -> str:
     """For each data folder the means over its lesion images, and by how much the Dice of ours is ahead."""
-    evaluations = [json.loads(path.read_text()) for path in beside]
     ours = {
-        evaluation["data"]: {
-            row["name"]: row["final"] for row in evaluation["per_image"] if row["column"] == "auto" and row["lesion"]
+        json.loads((folder / "results.json").read_text())["data"]: {
+            row["name"]: {metric: row[f"final_{metric}"] for metric in METRICS}
+            for row in read_rows(folder / "per_image.csv")
+            if row["column"] == "auto" and row["lesion"]
         }
-        for evaluation in evaluations
+        for folder in beside
     }
     lines = [
         "Lesions of the validation split at the original size; nothing but the image is given. U-Nets: "
@@ -154,7 +158,7 @@ def markdown(results: dict[str, Any], config: TrainingConfig, beside: list[Path]
         for name, rows in found.items():
             result, ahead = results.get(name), ""
             told = (f"{result['parameters'] / 1e6:.1f} M", f"{result['seconds'] / 60:.0f} min") if result else ("", "")
-            means = [np.mean([row[metric] for row in rows.values()]) for metric in ("dice", "precision", "recall")]
+            means = [np.mean([row[metric] for row in rows.values()]) for metric in METRICS]
             if result and "SF-RecSAM" in found:
                 pairs = np.array([(known[image]["dice"], row["dice"]) for image, row in rows.items()])
                 ahead = signed(difference(pairs[:, 0], pairs[:, 1]))
@@ -181,11 +185,11 @@ def main() -> None:
     parser.add_argument("--start", type=Path, help="output folder of an earlier run to go on from")
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS), help="(all)")
     parser.add_argument(
-        "--beside", type=Path, nargs="+", help="results.json of ours (those of the bundled checkpoint)"
+        "--beside", type=Path, nargs="+", help="folders of evaluations of ours (those of the bundled checkpoint)"
     )
     arguments = vars(parser.parse_args())
     networks, beside, start = (arguments.pop(name) for name in ("networks", "beside", "start"))
-    beside = beside or sorted(bundled_checkpoint().rglob("results.json"))
+    beside = beside or [path.parent for path in sorted(bundled_checkpoint().rglob("per_image.csv"))]
     config = TrainingConfig(**arguments)
     path = Path(config.output, "results.json")
     results = json.loads(path.read_text()) if path.is_file() else {}

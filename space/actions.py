@@ -1,307 +1,310 @@
 """What each button, click and slider does. Layout and wiring are in `app.py`."""
 
+import html
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import wraps
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
-import numpy as np
-import PIL.Image
 
-from batch import segment_batch
+from batch import Left, segment_batch
 from explain import frequency_story
-from pictures import (
-    guide_picture,
-    magnification,
-    mask_picture,
-    measurement_rows,
-    report,
-    save,
-    shown,
-    write_segment_files,
-)
-from staged_model import AUTOMATIC, Controls, StagedModel
-from uploads import read_upload
-from visits import BACKGROUND, LESION, Answer, Visit, Visits
+from pictures import mask_picture, report, save, viewer_value, write_files
+from sample_list import SAMPLES
+from scan import Scan
+from sfrecsam_hf.data.dicom import Calibration
+from staged_model import Controls, StagedModel
+from uploads import Upload, read_upload
+from visits import Visit
+from words import foot_line, head_line, initial_is_better, measurement_rows
 
 NO_IMAGE = "Drop an image, paste one, or pick a sample."
-WELCOME = f"""
-**{NO_IMAGE}**
-
-You get the outline, where the model is unsure, what it corrected, measurements, and files to download. Then click on
-the image under *Guide*, give many images and reference masks under *Compare*, and see under *Explain* what the
-frequency branch adds to a plain SAM.
-"""
-GUIDE_OUTPUTS = 3
+NOT_GUIDED = "Outlines, measurements and files appear here."
+PAGE_OUTPUTS = 8
+FAILED = "That did not work"
 
 
-def friendly(action: Callable) -> Callable:
-    """Shows what is wrong with the input as a message, and keeps everything else as it is."""
+def on_page(action: Callable) -> Callable:
+    """
+    Runs an action of the page and shows the visit as it is afterwards.
+
+    What is wrong with the input is said as plain text, whatever a file name holds, and what was shown stays.
+    """
 
     @wraps(action)
-    def answered(*args: Any, **kwargs: Any) -> Any:
-        try:
-            return action(*args, **kwargs)
-        except ValueError as error:
-            raise gr.Error(str(error), title="That did not work", print_exception=False) from error
+    def answered(self: "Actions", visit: Visit, *inputs: Any) -> list[Any]:
+        with visit.at_work(), visit.turn:
+            try:
+                action(self, visit, *inputs)
+            except ValueError as error:
+                gr.Warning(html.escape(str(error)), title=FAILED, duration=15)
+            return [gr.skip()] * (PAGE_OUTPUTS + 1) if visit.ended else [visit, *self.page(visit)]
+
+    return answered
+
+
+def in_call(action: Callable) -> Callable:
+    """Runs an action that stands alone; what is wrong with the input is an error of the call."""
+
+    @wraps(action)
+    def answered(self: "Actions", visit: Visit, *inputs: Any, **more: Any) -> list[Any]:
+        with visit.at_work():
+            try:
+                answers = action(self, visit, *inputs, **more)
+                return [gr.skip() if visit.ended else visit, *answers]
+            except ValueError as error:
+                raise gr.Error(html.escape(str(error)), title=FAILED, print_exception=False) from error
 
     return answered
 
 
 class Actions:
     """
-    The Space's actions. Those with a request belong to a visit; `segment` stands alone.
+    The Space's actions. The first argument of each is the visit, which Gradio keeps.
 
     Args:
         staged ([`StagedModel`]): Model and processor.
-        visits ([`Visits`]): What is remembered of each visitor.
-        samples (`list[Path]`): Sample images to pick from.
     """
 
-    def __init__(self, staged: StagedModel, visits: Visits, samples: list[Path]):
+    def __init__(self, staged: StagedModel):
         self.staged = staged
-        self.visits = visits
-        self.samples = samples
 
-    def open_image(
+    @on_page
+    def open_upload(
         self,
-        request: gr.Request,
-        image: str | None,
+        visit: Visit,
+        event: gr.EventData,
         mc_samples: int,
         suspicion_threshold: float,
         presence_threshold: float,
         correctors: list[str],
-    ) -> list[Any]:
-        """Encodes an upload, and answers for it; a file that is no image is put away again with a message."""
-        with self.visits.of(request.session_hash) as visit:
-            visit.controls = Controls(mc_samples, suspicion_threshold, presence_threshold, tuple(correctors))
-            visit.close()
-            if image is None:  # also said before a paste, whose image must not be taken away when this arrives
-                return [gr.skip(), *_nothing()]
-            upload = Path(image)
-            try:
-                self.visits.keep(visit, [upload])
-                return self._opened(visit, read_upload(upload), upload.name)
-            except ValueError as error:
-                gr.Warning(str(error), title="This file cannot be used", duration=15)
-                return [None, *_nothing()]
+    ) -> None:
+        """Opens a file that was dropped on the viewer, pasted, or picked."""
+        visit.controls = Controls(mc_samples, suspicion_threshold, presence_threshold, tuple(correctors))
+        visit.ticket = _whole(event.ticket)
+        own = visit.take(str(event.path))
+        visit.scan = Scan.open(self.staged, own.name, read_upload(own))
 
+    @on_page
     def open_sample(
         self,
-        request: gr.Request,
-        index: int,
+        visit: Visit,
+        event: gr.EventData,
         mc_samples: int,
         suspicion_threshold: float,
         presence_threshold: float,
         correctors: list[str],
-    ) -> list[Any]:
-        """Does the same for one of the samples."""
-        with self.visits.of(request.session_hash) as visit:
-            visit.controls = Controls(mc_samples, suspicion_threshold, presence_threshold, tuple(correctors))
-            sample = self.samples[index]
-            return self._opened(visit, read_upload(sample), sample.name)
+    ) -> None:
+        """Opens one of the samples."""
+        visit.controls = Controls(mc_samples, suspicion_threshold, presence_threshold, tuple(correctors))
+        index = _whole(event.index)
+        if not 0 <= index < len(SAMPLES):
+            raise ValueError("There is no such sample.")
+        sample = SAMPLES[index]
+        visit.scan = Scan.open(self.staged, sample.name, Upload(sample.image()), sample.reference())
 
+    @on_page
+    def guide(self, visit: Visit, event: gr.EventData) -> None:
+        """Answers to all clicks, the box and all strokes as they are now."""
+        visit.ticket = _whole(event.ticket)
+        _opened(visit).point_out(event.points, event.labels, event.box, event.strokes)
+
+    @on_page
     def control(
         self,
-        request: gr.Request,
+        visit: Visit,
         mc_samples: int,
         suspicion_threshold: float,
         presence_threshold: float,
         correctors: list[str],
-    ) -> list[Any]:
+    ) -> None:
         """Answers again with other settings; the image is not encoded again."""
-        with self.visits.of(request.session_hash) as visit:
-            visit.controls = Controls(mc_samples, suspicion_threshold, presence_threshold, tuple(correctors))
-            return self._answered(visit) if visit.encoded else _nothing()
+        visit.controls = Controls(mc_samples, suspicion_threshold, presence_threshold, tuple(correctors))
 
-    @friendly
-    def click(self, request: gr.Request, x: float | None, y: float | None, kind: str) -> list[Any]:
-        """Adds a click at a pixel of the image, and answers."""
-        if x is None or y is None:
-            raise ValueError("Give both x and y of the click, in pixels of the image.")
-        with self.visits.of(request.session_hash) as visit:
-            visit.click(x, y, kind)
-            return self._guided(visit)
+    @on_page
+    def switch_correction(self, visit: Visit) -> None:
+        """Shows the mask before correction, or the corrected one again."""
+        scan = _opened(visit)
+        scan.guidance = replace(scan.guidance, before_correction=not scan.guidance.before_correction)
 
-    @friendly
-    def select(self, request: gr.Request, at: gr.SelectData, kind: str) -> list[Any]:
-        """Adds a click where the shown image was clicked."""
-        with self.visits.of(request.session_hash) as visit:
-            visit.click(*_in_image(visit, at.index), kind)
-            return self._guided(visit)
+    @on_page
+    def calibrate_by_line(self, visit: Visit, event: gr.EventData) -> None:
+        """Takes the size of a pixel from a line of known length."""
+        visit.ticket = _whole(event.ticket)
+        self._calibrate(visit, event.mm_per_pixel)
 
-    @friendly
-    def draw_box(self, request: gr.Request, drawn: gr.EventData) -> list[Any]:
-        """Sets the box that was drawn on the shown image."""
-        with self.visits.of(request.session_hash) as visit:
-            visit.box(*_in_image(visit, drawn.corners))
-            return self._guided(visit)
+    @on_page
+    def calibrate(self, visit: Visit, mm_per_pixel: float | None) -> None:
+        """Takes the size of a pixel as typed; the file's own if nothing is."""
+        self._calibrate(visit, mm_per_pixel)
 
-    def undo(self, request: gr.Request) -> list[Any]:
-        """Takes the last click or box back."""
-        with self.visits.of(request.session_hash) as visit:
-            visit.undo()
-            return self._guided(visit)
-
-    def clear(self, request: gr.Request) -> list[Any]:
-        """Takes all clicks and the box back."""
-        with self.visits.of(request.session_hash) as visit:
-            visit.clear()
-            return self._guided(visit)
-
-    @friendly
-    def receive(self, request: gr.Request, files: list[str] | None) -> None:
-        """Remembers uploads, so that they go with the visitor even if nothing is done with them."""
-        with self.visits.of(request.session_hash) as visit:
-            self.visits.keep(visit, [Path(file) for file in files or []])
-
-    @friendly
-    def batch(
-        self,
-        request: gr.Request,
-        images: list[str] | None,
-        references: list[str] | None,
-        mc_samples: int,
-        suspicion_threshold: float,
-        presence_threshold: float,
-        correctors: list[str],
-        progress: gr.Progress = gr.Progress(),
-    ) -> list[Any]:
-        """Segments several images, and compares them with reference masks where there are any."""
-        paths, reference_paths = ([Path(path) for path in group or []] for group in (images, references))
-        with self.visits.of(request.session_hash) as visit:
-            self.visits.keep(visit, paths + reference_paths)
-            folder = visit.new_folder("batch")
-        answer = segment_batch(
-            self.staged,
-            paths,
-            reference_paths,
-            Controls(mc_samples, suspicion_threshold, presence_threshold, tuple(correctors)),
-            folder,
-            lambda share, text: progress(share, desc=text),
-        )
-        for problem in answer.problems:
-            gr.Warning(problem, title="Left out", duration=15)
-        said = f"{len(answer.numbers)} segmented, {len(answer.problems)} left out. " + " ".join(answer.problems)
-        return [answer.rows(), answer.pictures, str(answer.archive), said]
-
-    def explain(self, request: gr.Request) -> list[Any]:
+    @in_call
+    def explain(self, visit: Visit) -> list[Any]:
         """Shows what the frequency branch does with the image."""
-        with self.visits.of(request.session_hash) as visit:
-            if visit.encoded is None:
+        with visit.turn:
+            if visit.scan is None:
                 return [None, None, None, NO_IMAGE]
             try:
-                story = frequency_story(self.staged.model, visit.encoded)
+                story = frequency_story(self.staged.model, visit.scan.encoded)
             except ValueError as error:
                 return [None, None, None, str(error)]
             folder = visit.new_folder("explain")
-            pictures = {"spectrum": story.spectrum, "filter": story.responses, "energy": story.energy}
-            paths = [save(picture, folder / f"{kind}.png") for kind, picture in pictures.items()]
+            pictures = [
+                save(picture, folder / f"{kind}.png")
+                for kind, picture in (("spectrum", story.spectrum), ("energy", story.energy))
+            ]
         shares = ", ".join(f"{share:.1%} at stride {stride}" for stride, share in story.shares)
-        return [*paths, f"Energy of what the filter changes, as a share of the features' energy: {shares}."]
+        said = f"Energy of what the filter changes, as a share of the features' energy: {shares}."
+        return [pictures[0], story.responses, pictures[1], said]
 
-    @friendly
+    def receive(self, visit: Visit, files: list[str] | None) -> Visit:
+        """Takes uploads, so that they go with the visitor even if nothing is done with them."""
+        with visit.at_work():
+            for file in files or []:
+                try:
+                    visit.take(file)
+                except ValueError as error:
+                    gr.Warning(html.escape(str(error)), title=FAILED)
+        return visit
+
+    @in_call
+    def batch(
+        self,
+        visit: Visit,
+        images: list[str] | None,
+        references: list[str] | None = None,
+        mc_samples: int = 8,
+        suspicion_threshold: float = 0.5,
+        presence_threshold: float = 0.5,
+        correctors: list[str] = ("fp", "fn"),
+        progress: gr.Progress = gr.Progress(),
+    ) -> list[Any]:
+        """
+        Segment several breast-ultrasound images, and compare them with reference masks where there are any.
+
+        Args:
+            images: Image files, at most 32: PNG, JPEG, TIFF, BMP or DICOM.
+            references: Mask files named `x.png` or `x_mask.png` for the image `x`.
+            mc_samples: Stochastic decoder passes, 0 to 32.
+            suspicion_threshold: Pixels less certain than this, in bits from 0 to 1, may be corrected.
+            presence_threshold: Probability of a lesion below which nothing is marked.
+            correctors: Any of "fp" (remove false positives) and "fn" (add false negatives).
+
+        Returns:
+            Table of measurements, pictures of the outlines, a ZIP with masks, overlays, numbers and the table, and a
+            sentence that counts what was segmented and names what was left out.
+        """
+        paths, truths = ([visit.take(path) for path in group or []] for group in (images, references))
+        settings = Controls(mc_samples, suspicion_threshold, presence_threshold, tuple(correctors))
+
+        def tell(share: float, words: str) -> None:
+            if visit.ended:
+                raise Left
+            progress(share, desc=words)
+
+        try:
+            answer = segment_batch(self.staged, paths, truths, settings, visit.new_folder("batch"), tell)
+        except Left:  # the page was closed: nobody waits for the rest
+            return [gr.skip()] * 4
+        said = f"{len(answer.numbers)} segmented, {len(answer.problems)} left out. " + " ".join(answer.problems)
+        return [answer.rows(), answer.pictures, str(answer.archive), said]
+
+    @in_call
     def segment(
         self,
-        request: gr.Request,
+        visit: Visit,
         image: str | None,
-        points: list[list[float]],
-        labels: list[int],
-        box: list[float],
-        mc_samples: int,
-        suspicion_threshold: float,
-        presence_threshold: float,
-        correctors: list[str],
-    ) -> tuple[str, dict[str, Any]]:
-        """Segments one image in one call: the mask as PNG of the image's size, and the measurements."""
+        points: list[list[float]] = (),
+        labels: list[int] = (),
+        box: list[float] = (),
+        mc_samples: int = 8,
+        suspicion_threshold: float = 0.5,
+        presence_threshold: float = 0.5,
+        correctors: list[str] = ("fp", "fn"),
+    ) -> list[Any]:
+        """
+        Outline the lesions in one breast-ultrasound image. Research use only, not for diagnosis.
+
+        Args:
+            image: Image file: PNG, JPEG, TIFF, BMP or DICOM.
+            points: Clicks as [x, y] in pixels of the image; empty to let the model find lesions by itself.
+            labels: 1 (lesion) or 0 (background) for each point; all 1 if empty.
+            box: [x1, y1, x2, y2] around a lesion, in pixels of the image; empty for none.
+            mc_samples: Stochastic decoder passes, 0 to 32.
+            suspicion_threshold: Pixels less certain than this, in bits from 0 to 1, may be corrected.
+            presence_threshold: Probability of a lesion below which nothing is marked.
+            correctors: Any of "fp" (remove false positives) and "fn" (add false negatives).
+
+        Returns:
+            The mask as PNG of the image's size, and the measurements; millimetres where the file tells them.
+        """
         if image is None:
             raise ValueError("No image was given; pass a file.")
-        with self.visits.of(request.session_hash) as visit:
-            upload = Path(image)
-            self.visits.keep(visit, [upload])
-            settings = Controls(mc_samples, suspicion_threshold, presence_threshold, tuple(correctors))
-            call = Visit(visit.folder, settings)
-            call.open(self.staged, read_upload(upload), upload.name)
-            _guide(call, points, labels, box)
-            found = call.answer(self.staged, call.guidance.prompt).segmentation
-            path = save(mask_picture(found.mask), visit.new_folder("api") / f"{upload.stem}_mask.png")
-        return path, report(upload.name, found, asdict(settings))
+        with visit.turn:
+            own = visit.take(image)
+            if visit.scan is None or visit.scan.upload.path != own:
+                visit.scan = Scan.open(self.staged, own.name, read_upload(own))
+            scan, settings = (
+                visit.scan,
+                Controls(mc_samples, suspicion_threshold, presence_threshold, tuple(correctors)),
+            )
+            scan.point_out(points, labels, box)
+            found = scan.answer(self.staged, settings).segmentation
+            path = save(mask_picture(found.mask), visit.new_folder("api") / f"{own.stem}_mask.png")
+            spacing = scan.calibration.spacing(found.mask)
+        return [path, report(own.name, found, scan.guidance, settings, self.staged, spacing)]
 
-    def leave(self, request: gr.Request) -> None:
-        """Forgets a visitor whose page was closed."""
-        self.visits.leave(request.session_hash)
-
-    def _opened(self, visit: Visit, image: PIL.Image.Image, name: str) -> list[Any]:
-        visit.open(self.staged, image, name)
-        preview = save(shown(image), visit.new_folder("image") / f"{Path(name).stem}.png")
-        return [preview, *self._answered(visit)]
-
-    def _answered(self, visit: Visit) -> list[Any]:
-        """Everything that the Segment and the Guide tab show."""
-        answer = visit.answer(self.staged, AUTOMATIC)
-        files = write_segment_files(visit.new_folder("segment"), visit, answer)
+    def page(self, visit: Visit) -> list[Any]:
+        """Everything that the Segment tab shows and offers."""
+        scan = visit.scan
+        if scan is None:
+            return [{"ticket": visit.ticket}, None, [], gr.update(visible=False), None, None, None, NOT_GUIDED]
+        answer = scan.answer(self.staged, visit.controls)
+        found = answer.segmentation
+        image = self._picture(visit, scan)
+        files = write_files(visit.new_folder("answer"), scan, found, visit.controls, self.staged)
+        before = scan.guidance.before_correction
+        switch = gr.update(
+            visible=before or bool(initial_is_better(found)),
+            value="Use the corrected mask" if before else "Use the mask before correction",
+        )
         return [
-            str(files.contour),
-            (str(files.initial), str(files.corrected)),
-            str(files.uncertainty),
-            str(files.corrections),
-            measurement_rows(answer.segmentation),
-            *(str(path) for path in (files.mask, files.overlay, files.report)),
-            _times(visit, answer),
-            *self._guided(visit),
+            viewer_value(scan, found, files.mask.parent, image, visit.ticket),
+            head_line(found, scan.guidance, visit.controls),
+            measurement_rows(found, scan.calibration.spacing(found.mask)),
+            switch,
+            *(str(path) for path in asdict(files).values()),
+            foot_line(scan, answer),
         ]
 
-    def _guided(self, visit: Visit) -> list[Any]:
-        """What the Guide tab shows."""
-        if visit.encoded is None:
-            return _nothing()[-GUIDE_OUTPUTS:]
-        answer = visit.answer(self.staged, visit.guidance.prompt)
-        picture = guide_picture(visit.encoded.image, answer.segmentation.mask, visit.guidance)
-        path = visit.new_folder("guide") / f"{Path(visit.name).stem}_guided.png"
-        return [save(picture, path), _times(visit, answer), measurement_rows(answer.segmentation)]
+    def _picture(self, visit: Visit, scan: Scan) -> Path:
+        """The image as the viewer loads it, written once."""
+        if scan.picture is None:
+            scan.picture = visit.new_folder("image") / f"{Path(scan.name).stem}.png"
+            save(scan.encoded.image, scan.picture)
+        return scan.picture
+
+    def _calibrate(self, visit: Visit, mm_per_pixel: Any) -> None:
+        scan = _opened(visit)
+        if mm_per_pixel is None:
+            scan.calibration = scan.upload.calibration
+            return
+        if not isinstance(mm_per_pixel, (int, float)) or not 1e-4 <= mm_per_pixel <= 10:
+            raise ValueError("Millimetres per pixel must lie between 0.0001 and 10.")
+        scan.calibration = Calibration((float(mm_per_pixel), float(mm_per_pixel)))
 
 
-def _in_image(visit: Visit, shown_sides: list[float | None]) -> list[float]:
-    """Coordinates in the shown image as coordinates in the image itself; the browser has none before it is loaded."""
-    if None in shown_sides:
-        raise ValueError("The picture was still loading; point at it again.")
-    times = magnification(visit.encoded.image) if visit.encoded else 1
-    return [side / times for side in shown_sides]
+def _opened(visit: Visit) -> Scan:
+    if visit.scan is None:
+        raise ValueError("There is no image to point at; drop one or pick a sample first.")
+    return visit.scan
 
 
-def _guide(call: Visit, points: Any, labels: Any, box: Any) -> None:
-    """Points, labels and box of an API call; without labels all points mark the lesion."""
-    points, labels, box = (_numbers(given or []) for given in (points, labels, box))
-    points = points if points.size else np.empty((0, 2))
-    labels = labels if labels.size else np.ones(points.shape[:1])
-    if points.shape != (*labels.shape, 2) or not np.isin(labels, (0, 1)).all():
-        raise ValueError("points must be a list of [x, y], and labels a 1 (lesion) or 0 (background) for each.")
-    if box.size and box.shape != (4,):
-        raise ValueError("box must be [x1, y1, x2, y2], in pixels of the image.")
-    for (x, y), label in zip(points.tolist(), labels, strict=True):
-        call.click(x, y, LESION if label else BACKGROUND)
-    if box.size:
-        call.box(*box.tolist())
-
-
-def _numbers(given: Any) -> np.ndarray:
-    """What was given as numbers; one that has no shape and no value where it holds anything else."""
+def _whole(given: Any) -> int:
+    """A whole number from a page, which may send anything."""
     try:
-        return np.asarray(given, dtype=float)
-    except (TypeError, ValueError):
-        return np.array(np.nan)
-
-
-def _nothing() -> list[Any]:
-    """The empty Segment and Guide tabs."""
-    return [None, None, None, None, [], None, None, None, WELCOME, None, NO_IMAGE, []]
-
-
-def _times(visit: Visit, answer: Answer) -> str:
-    decoded = "kept from before" if answer.decode_ms is None else f"{answer.decode_ms:.0f} ms"
-    return (
-        f"Image encoded **once** in **{visit.encode_ms:.0f} ms**. This answer: decoder **{decoded}**, corrector "
-        f"**{answer.correct_ms:.0f} ms**."
-    )
+        return int(given)
+    except (TypeError, ValueError) as error:
+        raise ValueError("The page sent something that is no number; reload it.") from error

@@ -1,9 +1,11 @@
 """The Space: lays out the page and says which action answers what. Run it with `sfrecsam demo` or `python app.py`."""
 
+import importlib.util
 import os
 import signal
 import sys
 import tempfile
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,20 +14,20 @@ from typing import Any
 import gradio as gr
 
 import appearance
-from actions import NO_IMAGE, WELCOME, Actions
+from actions import NO_IMAGE, NOT_GUIDED, Actions
 from batch import HEADERS
+from sample_list import SAMPLES
 from sfrecsam_hf.inference.checkpoints import load_checkpoint
-from sfrecsam_hf.modeling.image_reading import mask_stem
 from staged_model import Controls, StagedModel
-from uploads import MAX_BATCH, MAX_MEGABYTES, path_of, paths_of
-from visits import BACKGROUND, BOX_CORNER, IDLE_SECONDS, LESION, Visits
+from uploads import MAX_BATCH, MAX_MEGABYTES, paths_of
+from viewer import viewer
+from visits import IDLE_SECONDS, Visit
 
 HERE = Path(__file__).resolve().parent
 CORRECTORS = [("Remove false positives", "fp"), ("Add false negatives", "fn")]
 MAX_SAMPLES = 32
 AT_ONCE = {"concurrency_limit": 2, "concurrency_id": "model"}
-LATEST = {"trigger_mode": "always_last", **AT_ONCE}
-EVERY = {"trigger_mode": "multiple", "show_progress": "hidden", **AT_ONCE}
+QUIET = {"trigger_mode": "always_last", "show_progress": "hidden", **AT_ONCE}
 PRIVATE = {"api_visibility": "private"}
 SERVED = {
     "theme": appearance.THEME,
@@ -34,67 +36,88 @@ SERVED = {
     "max_file_size": f"{MAX_MEGABYTES}mb",
     "footer_links": ["api", "settings"],
     "ssr_mode": False,
+    "mcp_server": importlib.util.find_spec("mcp") is not None,
 }
+Components = list[gr.components.Component]
 
 
-def build(actions: Actions) -> gr.Blocks:
-    """The page, wired to its actions."""
-    with gr.Blocks(
-        title=appearance.TITLE, analytics_enabled=False, delete_cache=(IDLE_SECONDS // 4, IDLE_SECONDS)
-    ) as page:
-        gr.Markdown(appearance.HEADER)
-        gr.Markdown(appearance.NOTICE, elem_classes="notice")
-        with gr.Row(elem_classes="workspace"):
-            with gr.Column(scale=4, min_width=300):
-                image = gr.Image(
-                    label="Ultrasound image",
-                    type="filepath",
-                    sources=["upload", "clipboard"],
-                    buttons=[],
-                    height=240,
-                    placeholder=f"Drop or paste an image\n(PNG, JPEG, TIFF, BMP; up to {MAX_MEGABYTES} MB)",
-                    alt_text="The ultrasound image that you chose",
-                    elem_id="image",
-                )
-                image.preprocess = path_of
-                samples = gr.Dataset(
-                    label="Samples from BUS-BRA",
-                    components=[gr.Image(visible=False, type="filepath")],
-                    samples=[[str(sample)] for sample in actions.samples],
-                    type="index",
-                    elem_id="samples",
-                )
-                with gr.Accordion("Control") as folded:
-                    controls = _controls(actions.staged.default_controls())
-            with gr.Column(scale=9, min_width=300), gr.Tabs():
-                with gr.Tab("Segment", id="segment"):
-                    segment_outputs = _segment_tab()
-                with gr.Tab("Guide", id="guide"):
-                    guide_outputs = _guide_tab(actions)
-                with gr.Tab("Compare", id="compare"):
-                    _compare_tab(actions, controls)
-                with gr.Tab("Explain", id="explain"):
-                    explain_outputs = _explain_tab()
-        answers = [*segment_outputs, *guide_outputs]
-        opened = [
-            image.input(actions.open_image, [image, *controls], [image, *answers], api_name="open_image", **LATEST),
-            samples.click(actions.open_sample, [samples, *controls], [image, *answers], **PRIVATE, **LATEST),
-        ]
-        for event in opened:
-            event.then(actions.explain, None, explain_outputs, **PRIVATE, **LATEST)
-        moved = [control.input for control in controls]
-        gr.on(moved, actions.control, controls, answers, api_name="control", show_progress="minimal", **LATEST)
-        _segment_api(actions)
-        page.load(None, None, folded, js=appearance.FOLD_CONTROLS, **PRIVATE)
-        page.unload(actions.leave)
+def build(actions: Actions, root: Path) -> gr.Blocks:
+    """The page, wired to its actions; files of its visits go below `root`."""
+    with gr.Blocks(title=appearance.TITLE, analytics_enabled=False) as page:
+        visit = gr.State(
+            lambda: Visit.begin(root, actions.staged.default_controls()),
+            time_to_live=IDLE_SECONDS,
+            delete_callback=Visit.end,
+        )
+        gr.Markdown(appearance.HEADER, elem_id="header")
+        with gr.Tabs():
+            with gr.Tab("Segment", id="segment"):
+                controls = _segment_tab(actions, visit)
+            with gr.Tab("Compare", id="compare"):
+                _compare_tab(actions, visit, controls)
+            with gr.Tab("Explain", id="explain") as explain:
+                outputs = _explain_tab()
+        explain.select(actions.explain, visit, [visit, *outputs], **PRIVATE, **AT_ONCE)
+        _segment_api(actions, visit)
+
+        def leave(request: gr.Request) -> None:
+            """Ends the visit when its page is closed; the state alone would live on for an hour."""
+            left = page.state_holder[request.session_hash].state_data.pop(visit._id, None)
+            if left is not None:
+                left.end()
+
+        page.unload(leave)
     return page.queue(max_size=64)
 
 
-def _controls(default: Controls) -> list[gr.components.Component]:
+def _segment_tab(actions: Actions, visit: gr.State) -> Components:
+    """The viewer between what can be picked and set and what was found; returns the controls."""
+    with gr.Row(elem_classes="workspace"):
+        with gr.Column(scale=2, min_width=220):
+            samples = appearance.piece(
+                appearance.SAMPLES,
+                "samples",
+                [{"src": appearance.thumbnail(sample.image()), "label": sample.label} for sample in SAMPLES],
+                appearance.PICK,
+            )
+            with gr.Accordion("Control", elem_id="control") as folded:
+                controls = _controls(actions.staged.default_controls())
+        with gr.Column(scale=7, min_width=320):
+            picture = viewer("viewer")
+        with gr.Column(scale=3, min_width=260):
+            head = appearance.piece(appearance.HEAD_LINE, "head-line")
+            switch = gr.Button("Use the mask before correction", size="md", visible=False, elem_id="switch")
+            table = appearance.piece(appearance.MEASUREMENTS, "measurements", [])
+            with gr.Column(elem_classes="downloads"):
+                files = [
+                    gr.DownloadButton(label, size="md", elem_id=name)
+                    for label, name in (
+                        ("Mask (PNG)", "download-mask"),
+                        ("Picture with outline (PNG)", "download-overlay"),
+                        ("Numbers (JSON)", "download-numbers"),
+                    )
+                ]
+            foot = gr.Markdown(NOT_GUIDED, elem_id="foot-line")
+    outputs = [visit, picture, head, table, switch, *files, foot]
+    millimetres = controls.pop()
+    picture.opened(actions.open_upload, [visit, *controls], outputs, **PRIVATE, **QUIET)
+    samples.picked(actions.open_sample, [visit, *controls], outputs, **PRIVATE, **QUIET)
+    picture.guided(actions.guide, visit, outputs, **PRIVATE, **QUIET)
+    picture.calibrated(actions.calibrate_by_line, visit, outputs, **PRIVATE, **QUIET)
+    busy = {"js": appearance.SAY_BUSY}
+    gr.on([control.input for control in controls], actions.control, [visit, *controls], outputs, **PRIVATE, **QUIET)
+    switch.click(actions.switch_correction, visit, outputs, **PRIVATE, **QUIET, **busy)
+    millimetres.submit(actions.calibrate, [visit, millimetres], outputs, **PRIVATE, **QUIET)
+    millimetres.blur(actions.calibrate, [visit, millimetres], outputs, **PRIVATE, **QUIET)
+    gr.context.Context.root_block.load(None, None, folded, js=appearance.FOLD_CONTROLS, **PRIVATE)
+    return controls
+
+
+def _controls(default: Controls) -> Components:
     return [
         _slider(
             "Samples",
-            "Stochastic decoder passes; 0 uses the learned uncertainty.",
+            "Decoder passes with noise; 0: none.",
             default.mc_samples,
             "samples-slider",
             maximum=MAX_SAMPLES,
@@ -103,17 +126,24 @@ def _controls(default: Controls) -> list[gr.components.Component]:
         ),
         _slider(
             "Suspicion threshold (bit)",
-            "Pixels that are less sure than this may be corrected.",
+            "Less certain pixels may be corrected.",
             round(default.suspicion_threshold, 3),
             "suspicion-slider",
         ),
         _slider(
             "Presence threshold",
-            "If a lesion is less probable than this, nothing is marked.",
+            "Below it nothing is marked.",
             round(default.presence_threshold, 3),
             "presence-slider",
         ),
         gr.CheckboxGroup(CORRECTORS, value=list(default.correctors), label="Correctors", elem_id="correctors"),
+        gr.Number(
+            None,
+            label="Millimetres per pixel",
+            info="Or use the tool Scale.",
+            minimum=0,
+            elem_id="millimetres",
+        ),
     ]
 
 
@@ -123,6 +153,64 @@ def _slider(label: str, info: str, value: float, name: str, maximum: float = 1, 
     read = slider.preprocess
     slider.preprocess = lambda payload: read(min(max(payload or 0, 0), maximum))
     return slider
+
+
+def _compare_tab(actions: Actions, visit: gr.State, controls: Components) -> None:
+    gr.Markdown(
+        f"Up to {MAX_BATCH} images to a table and a ZIP, with the settings under *Control*. With reference masks "
+        "(`x.png` or `x_mask.png` for the image `x`) you also get the Dice coefficient and a map of the errors."
+    )
+    with gr.Row():
+        images, references = (
+            gr.File(label=label, file_count="multiple", min_width=260, height=180, elem_id=name)
+            for label, name in (("Images", "batch-images"), ("Reference masks (optional)", "batch-references"))
+        )
+    run = gr.Button("Segment all", variant="primary", elem_id="run-batch")
+    said = appearance.piece("<p>{{value}}</p>", "batch-said", "")
+    with gr.Column(elem_classes="answer"):
+        table = gr.Dataframe(headers=HEADERS, label="Table", interactive=False, buttons=[], elem_id="batch-table")
+        archive = gr.DownloadButton("Everything (ZIP)", elem_id="download-zip")
+        gr.HTML(appearance.title("Outlines and errors", appearance.ERRORS))
+        gallery = gr.Gallery(
+            label="Outlines and errors",
+            show_label=False,
+            columns=3,
+            object_fit="contain",
+            height="auto",
+            elem_id="batch-gallery",
+        )
+    for files in (images, references):
+        files.preprocess = paths_of
+        files.upload(actions.receive, [visit, files], visit, queue=False, **PRIVATE)
+    outputs = [visit, table, gallery, archive, said]
+    run.click(actions.batch, [visit, images, references, *controls], outputs, api_name="batch", **AT_ONCE)
+
+
+def _explain_tab() -> Components:
+    gr.Markdown(
+        "A vision transformer sees what things are, and little of speckle and faint borders. SF-RecSAM adds a branch "
+        "that filters its features **by frequency**, with gains that it has learned."
+    )
+    shares = gr.Markdown(NO_IMAGE, elem_id="shares")
+    with gr.Column(elem_classes="answer"):
+        with gr.Row():
+            spectrum = _picture(
+                "1. The image's spectrum",
+                "Magnitude of the image's Fourier transform",
+                "spectrum",
+                "Coarse inside, speckle outside.",
+            )
+            with gr.Column(min_width=280, elem_classes="picture"):
+                gr.HTML(appearance.title("2. The learned filter", "Amplifies above 1, damps below 1."))
+                response = gr.HTML(elem_id="filter")
+        energy = _picture(
+            "3. What the filter changes",
+            "Heatmap over the image of the energy that the learned filter adds to the features",
+            "energy",
+            "Bright where filtered features differ most from unfiltered ones.",
+            height=460,
+        )
+    return [spectrum, response, energy, shares]
 
 
 def _picture(title: str, alt_text: str, name: str, legend: str = "", height: int = 380) -> gr.Image:
@@ -140,151 +228,15 @@ def _picture(title: str, alt_text: str, name: str, legend: str = "", height: int
         )
 
 
-def _segment_tab() -> list[gr.components.Component]:
-    times = gr.Markdown(WELCOME, elem_id="times")
-    with gr.Column(elem_classes="answer"):
-        with gr.Row():
-            contour = _picture("Lesion", "The image with the lesion outlined in yellow", "contour", appearance.OUTLINE)
-            with gr.Column(min_width=280, elem_classes="picture"):
-                gr.HTML(appearance.title("Before | after correction", appearance.FILLED))
-                slider = gr.ImageSlider(
-                    label="Before and after correction",
-                    show_label=False,
-                    interactive=False,
-                    buttons=["fullscreen"],
-                    max_height=380,
-                    elem_id="before-after",
-                )
-        with gr.Row():
-            with gr.Column(scale=3, min_width=280):
-                table = appearance.measurements("measurements")
-            with gr.Column(scale=1, min_width=180):
-                downloads = [
-                    gr.DownloadButton(label, size="md", elem_id=name)
-                    for label, name in (
-                        ("Mask (PNG)", "download-mask"),
-                        ("Overlay (PNG)", "download-overlay"),
-                        ("Numbers (JSON)", "download-numbers"),
-                    )
-                ]
-        with gr.Row():
-            uncertainty = _picture(
-                "Uncertainty",
-                "Heatmap of the predictive entropy over the image",
-                "uncertainty",
-                appearance.UNCERTAINTY,
-            )
-            corrections = _picture(
-                "Corrections",
-                "The image with added pixels in blue and removed pixels in orange",
-                "corrections",
-                appearance.CORRECTIONS,
-            )
-    return [contour, slider, uncertainty, corrections, table, *downloads, times]
-
-
-def _guide_tab(actions: Actions) -> list[gr.components.Component]:
-    times = gr.Markdown(NO_IMAGE, elem_id="guide-times")
-    with gr.Column(elem_classes="answer"):
-        with gr.Row(equal_height=True):
-            kind = gr.Radio(
-                [LESION, BACKGROUND, BOX_CORNER], value=LESION, label="A click marks", min_width=300, elem_id="kind"
-            )
-            with gr.Row():
-                undo = gr.Button("Undo", size="md", min_width=100, elem_id="undo")
-                clear = gr.Button("Clear", size="md", min_width=100, elem_id="clear")
-        with gr.Row():
-            with gr.Column(scale=4, min_width=300):
-                picture = _picture(
-                    "Click on the image, or drag a box",
-                    "The image with your clicks, your box and the resulting outline in yellow",
-                    "guide",
-                    appearance.PROMPTS,
-                    height=540,
-                )
-            with gr.Column(scale=3, min_width=260):
-                table = appearance.measurements("guide-measurements")
-                with gr.Accordion("Without a mouse: point by numbers", open=False):
-                    x = gr.Number(label="x (px)", minimum=0, elem_id="click-x")
-                    y = gr.Number(label="y (px)", minimum=0, elem_id="click-y")
-                    place = gr.Button("Place", elem_id="place")
-    drawn_box = gr.HTML(js_on_load=appearance.HEAR_BOX, visible="hidden")
-    outputs = [picture, times, table]
-    picture.select(actions.select, kind, outputs, **PRIVATE, **EVERY)
-    drawn_box.drawn(actions.draw_box, None, outputs, **PRIVATE, **EVERY)
-    place.click(actions.click, [x, y, kind], outputs, api_name="click", **EVERY)
-    undo.click(actions.undo, None, outputs, api_name="undo", **EVERY)
-    clear.click(actions.clear, None, outputs, api_name="clear", **EVERY)
-    return outputs
-
-
-def _compare_tab(actions: Actions, controls: list[gr.components.Component]) -> None:
-    gr.Markdown(
-        f"Up to {MAX_BATCH} images to a table and a ZIP. With reference masks (`x.png` or `x_mask.png` for the image "
-        "`x`) you also get the Dice coefficient and a map of the errors."
-    )
-    with gr.Row():
-        images, references = (
-            gr.File(label=label, file_count="multiple", min_width=260, height=180, elem_id=name)
-            for label, name in (("Images", "batch-images"), ("Reference masks (optional)", "batch-references"))
-        )
-    run = gr.Button("Segment all", variant="primary", elem_id="run-batch")
-    said = gr.Markdown(elem_id="batch-said")
-    with gr.Column(elem_classes="answer"):
-        table = gr.Dataframe(headers=HEADERS, label="Table", interactive=False, buttons=[], elem_id="batch-table")
-        archive = gr.DownloadButton("Everything (ZIP)", elem_id="download-zip")
-        gr.HTML(appearance.title("Outlines and errors", appearance.ERRORS))
-        gallery = gr.Gallery(
-            label="Outlines and errors",
-            show_label=False,
-            columns=3,
-            object_fit="contain",
-            height="auto",
-            elem_id="batch-gallery",
-        )
-    for files in (images, references):
-        files.preprocess = paths_of
-        files.upload(actions.receive, files, None, queue=False, **PRIVATE)
-    outputs = [table, gallery, archive, said]
-    run.click(actions.batch, [images, references, *controls], outputs, api_name="batch", **AT_ONCE)
-
-
-def _explain_tab() -> list[gr.components.Component]:
-    gr.Markdown(
-        "A vision transformer sees what things are, and little of speckle and faint borders. SF-RecSAM adds a branch "
-        "that filters its features **by frequency**, with gains that it has learned."
-    )
-    shares = gr.Markdown(NO_IMAGE, elem_id="shares")
-    with gr.Column(elem_classes="answer"):
-        with gr.Row():
-            spectrum = _picture(
-                "1. The image's spectrum",
-                "Magnitude of the image's Fourier transform",
-                "spectrum",
-                "Coarse inside, speckle outside.",
-            )
-            response = _picture(
-                "2. The learned filter",
-                "Gain of the learned filter over radial frequency, one line for each stride",
-                "filter",
-                "Amplifies above 1, damps below 1.",
-            )
-        energy = _picture(
-            "3. What the filter changes",
-            "Heatmap over the image of the energy that the learned filter adds to the features",
-            "energy",
-            "Bright where filtered features differ most from unfiltered ones.",
-            height=460,
-        )
-    return [spectrum, response, energy, shares]
-
-
-def _segment_api(actions: Actions) -> None:
+def _segment_api(actions: Actions, visit: gr.State) -> None:
     """An endpoint without a page: everything in one call."""
     default = actions.staged.default_controls()
     with gr.Group(visible=False):
+        image = gr.File(label="image")
+        image.preprocess = paths_of
         inputs = [
-            api_file := gr.File(label="image"),
+            visit,
+            image,
             gr.JSON([], label="points"),
             gr.JSON([], label="labels"),
             gr.JSON([], label="box"),
@@ -293,8 +245,7 @@ def _segment_api(actions: Actions) -> None:
             gr.Number(default.presence_threshold, label="presence_threshold", minimum=0, maximum=1),
             gr.CheckboxGroup(["fp", "fn"], value=list(default.correctors), label="correctors"),
         ]
-        api_file.preprocess = path_of
-        outputs = [gr.File(label="mask"), gr.JSON(label="measurements")]
+        outputs = [visit, gr.File(label="mask"), gr.JSON(label="measurements")]
         gr.Button().click(actions.segment, inputs, outputs, api_name="segment", **AT_ONCE)
 
 
@@ -309,14 +260,10 @@ def space(model: str | None = None) -> Iterator[gr.Blocks]:
     """
     staged = StagedModel(*load_checkpoint(model or os.environ.get("SFRECSAM_MODEL")))
     staged.warm_up()
-    gr.set_static_paths(HERE / "samples")  # not copied to where uploads are, and deleted with one that is equal
-    samples = [path for path in sorted((HERE / "samples").glob("*.png")) if mask_stem(path.stem) == path.stem]
     with tempfile.TemporaryDirectory(prefix="sfrecsam-") as folder:
-        folder = str(Path(folder).resolve())
-        os.environ["GRADIO_TEMP_DIR"] = folder
-        visits = Visits(Path(folder), staged.default_controls())
-        with visits.forgetting():
-            yield build(Actions(staged, visits, samples))
+        root = Path(folder).resolve()
+        os.environ["GRADIO_TEMP_DIR"] = str(root)
+        yield build(Actions(staged), root)
 
 
 def _stop(*_: Any) -> None:
@@ -328,6 +275,7 @@ def _stop(*_: Any) -> None:
 def launch(model: str | None = None, port: int | None = None) -> None:
     """Serves the page until it is interrupted or terminated."""
     signal.signal(signal.SIGTERM, _stop)
+    warnings.filterwarnings("ignore", "This MCP server includes a tool that has a gr.State")  # none relies on it
     with space(model) as page:
         page.launch(server_port=port, **SERVED)
 

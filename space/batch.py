@@ -14,15 +14,33 @@ import numpy as np
 import PIL.Image
 
 from pictures import error_map, mask_picture, report, save, shown, shown_mask
+from scan import Guidance
 from sfrecsam_hf import Segmentation, segment
 from sfrecsam_hf.evaluation.metrics import overlap
 from sfrecsam_hf.inference.visualization import overlay
 from sfrecsam_hf.modeling.image_reading import mask_stem
 from staged_model import Controls, StagedModel
-from uploads import MAX_BATCH, read_reference, read_upload
+from uploads import MAX_BATCH, Upload, read_reference, read_upload
+from words import diameters
 
-HEADERS = ["Image", "Presence", "Area (px)", "Diameters (px)", "Uncertainty (bit)", "Dice"]
-COLUMNS = ["image", "presence", "area", "longest_diameter", "perpendicular_diameter", "mean_uncertainty", "dice"]
+HEADERS = ["Image", "Presence", "Lesions", "Area", "Diameters", "Uncertainty (bit)", "Dice"]
+COLUMNS = [
+    "image",
+    "presence",
+    "lesions",
+    "area",
+    "longest_diameter",
+    "perpendicular_diameter",
+    "mean_uncertainty",
+    "area_mm2",
+    "longest_diameter_mm",
+    "perpendicular_diameter_mm",
+    "dice",
+]
+
+
+class Left(Exception):  # noqa: N818 - nothing went wrong
+    """Nobody waits for the batch any more."""
 
 
 @dataclass
@@ -40,8 +58,9 @@ class BatchAnswer:
             [
                 found["image"],
                 f"{found['presence']:.0%}",
-                found["area"],
-                f"{found['longest_diameter']:.1f} x {found['perpendicular_diameter']:.1f}",
+                found["lesions"],
+                f"{found['area_mm2']:.1f} mm²" if "area_mm2" in found else f"{found['area']} px",
+                found["diameters"],
                 f"{found['mean_uncertainty']:.3f}",
                 f"{found['dice']:.3f}" if "dice" in found else "",
             ]
@@ -92,16 +111,16 @@ def segment_batch(
         for index, path in enumerate(paths):
             progress(index / len(paths), f"{path.name}: {index + 1} of {len(paths)}")
             try:
-                image = read_upload(path)
-                truths = [read_reference(reference, image) for reference in references.pop(path.stem, [])]
+                upload = read_upload(path)
+                truths = [read_reference(reference, upload.image) for reference in references.pop(path.stem, [])]
             except ValueError as error:
                 answer.problems.append(str(error))
                 continue
             name = path.stem if path.stem not in names else f"{path.stem} ({index + 1})"
             names.add(name)
             truth = np.logical_or.reduce(truths) if truths else None
-            (found,) = segment(staged.model, staged.processor, [image], **asdict(controls))
-            _add(answer, archive, name, image, truth, found, controls)
+            (found,) = segment(staged.model, staged.processor, [upload.image], **asdict(controls))
+            _add(answer, archive, name, upload, truth, found, controls, staged)
         archive.writestr("table.csv", answer.csv())
     left = [path for group in references.values() for path in group]
     answer.problems.extend(f"{path.name} belongs to none of the images." for path in left)
@@ -114,22 +133,31 @@ def _add(
     answer: BatchAnswer,
     archive: zipfile.ZipFile,
     name: str,
-    image: PIL.Image.Image,
+    upload: Upload,
     truth: np.ndarray | None,
     found: Segmentation,
     controls: Controls,
+    staged: StagedModel,
 ) -> None:
     """Adds one image to the table, the pictures and the zip."""
     scores = {} if truth is None else overlap(found.mask, truth)
-    answer.numbers.append({"image": name, **found.measurements(), **scores})
-    large = shown(image)
+    spacing = upload.calibration.spacing(found.mask)
+    numbers = report(name, found, Guidance(), controls, staged, spacing)
+    lesions = found.lesions
+    row = {"image": name, **found.measurements()}
+    row["diameters"] = diameters(lesions[0], spacing) if lesions else "no lesion marked"
+    if lesions and spacing:
+        row |= {key: value for key, value in numbers["each_lesion"][0].items() if key.endswith("_mm")}
+        row["area_mm2"] = row["area"] * spacing[0] * spacing[1]
+    answer.numbers.append(row | scores)
+    image, large = upload.image, shown(upload.image)
     mask = shown_mask(found.mask, large.size)
     picture = overlay(large, mask) if truth is None else error_map(large, mask, shown_mask(truth, large.size))
     caption = f"{name}: Dice {scores['dice']:.3f}" if scores else name
     answer.pictures.append((save(picture, answer.archive.with_name(f"{name}.png")), caption))
     archive.writestr(f"{name}_mask.png", _png(mask_picture(found.mask)))
     archive.writestr(f"{name}_overlay.png", _png(overlay(image, found.mask, truth)))
-    archive.writestr(f"{name}.json", json.dumps(report(name, found, asdict(controls)) | scores, indent=1))
+    archive.writestr(f"{name}.json", json.dumps(numbers | scores, indent=1))
     if truth is not None:
         archive.writestr(f"{name}_errors.png", _png(error_map(image, found.mask, truth)))
 

@@ -17,6 +17,7 @@ from staged_model import EncodedImage
 
 SPECTRUM_SIDE = 512
 LINE_STYLES = ("-", "--", ":", "-.")
+TEXT = "#010203"  # stands for the page's text colour, which is light where the page is dark
 COLOURS = ("#1A85FF", "#E66100", "#2A9D6F", "#8A5CC2")
 
 
@@ -28,13 +29,13 @@ class FrequencyStory:
     Args:
         spectrum (`PIL.Image.Image`): Log magnitude of the Fourier transform of what the model sees of the image; zero
             frequency is in the middle.
-        responses (`PIL.Image.Image`): Each stride's learned response over radial frequency.
+        responses (`str`): Each stride's learned response over radial frequency, as SVG in the page's text colour.
         energy (`PIL.Image.Image`): Where the filter changes the features, over the scan.
         shares (`list[tuple[int, float]]`): Stride, and energy of the change as a share of the features' energy.
     """
 
     spectrum: PIL.Image.Image
-    responses: PIL.Image.Image
+    responses: str
     energy: PIL.Image.Image
     shares: list[tuple[int, float]]
 
@@ -79,15 +80,15 @@ def _spectrum(gray: np.ndarray) -> PIL.Image.Image:
     return PIL.Image.fromarray((coloured * 255).astype(np.uint8)).resize((SPECTRUM_SIDE, SPECTRUM_SIDE))
 
 
-def _responses(model: SFRecSamModel) -> PIL.Image.Image:
-    figure = Figure(figsize=(5, 5), dpi=160, layout="constrained")
-    axes = figure.add_subplot()
+def _responses(model: SFRecSamModel) -> str:
+    figure = Figure(figsize=(5, 4.4), layout="constrained", facecolor="none")
+    axes = figure.add_subplot(facecolor="none")
     for level, learned in enumerate(model.branch.filters):
         response = 1 + learned.curve.float().cpu().numpy()
         radius = np.linspace(0, 1, response.shape[1])
         low, middle, high = np.percentile(response, [10, 50, 90], axis=0)
         colour = COLOURS[level % len(COLOURS)]
-        axes.fill_between(radius, low, high, color=colour, alpha=0.15, linewidth=0)
+        axes.fill_between(radius, low, high, color=colour, alpha=0.2, linewidth=0)
         axes.plot(
             radius,
             middle,
@@ -96,9 +97,19 @@ def _responses(model: SFRecSamModel) -> PIL.Image.Image:
             linewidth=2.2,
             label=f"stride {2 ** (level + 2)}",
         )
-    axes.axhline(1, color="gray", linewidth=1)
+    axes.axhline(1, color=TEXT, linewidth=0.6)
     axes.set(xlabel="radial frequency (0: brightness, 1: finest speckle)", ylabel="gain (1: unchanged)")
-    axes.legend(title="median and 10 to 90 % of channels", frameon=False)
-    written = io.BytesIO()
-    figure.savefig(written, format="png")
-    return PIL.Image.open(written).convert("RGB")
+    legend = axes.legend(title="median and 10 to 90 % of channels", frameon=False, labelcolor=TEXT)
+    legend.get_title().set_color(TEXT)
+    axes.tick_params(colors=TEXT)
+    axes.xaxis.label.set_color(TEXT)
+    axes.yaxis.label.set_color(TEXT)
+    for spine in axes.spines.values():
+        spine.set_color(TEXT)
+    written = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "font.family": "sans-serif"}):
+        figure.savefig(written, format="svg")
+    picture = written.getvalue()
+    words = "Gain of the learned filter over radial frequency, one line for each stride"
+    picture = picture[picture.index("<svg") :].replace("<svg", f'<svg role="img" aria-label="{words}"', 1)
+    return picture.replace(TEXT, "currentColor")

@@ -1,32 +1,33 @@
-"""Pictures, table and files of one answer."""
+"""What one answer looks like in the viewer, and the files that can be taken away."""
 
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import contourpy  # matplotlib comes with it
 import numpy as np
 import PIL.Image
 import PIL.ImageDraw
+from matplotlib import colormaps
 
+from scan import Guidance, Scan
 from sfrecsam_hf import Segmentation
-from sfrecsam_hf.inference.visualization import ADDED, CONTOUR, REMOVED, contour, corrections, heatmap, overlay
-from visits import Answer, Guidance, Visit
+from sfrecsam_hf.inference.guided import Prompt, agreeing
+from sfrecsam_hf.inference.visualization import ADDED, CONTOUR, REMOVED, contour, corrections
+from sfrecsam_hf.modeling.lesions import Lesion
+from staged_model import Controls, StagedModel
+from words import diameters
 
 SHOWN_SIDE, LARGEST_SHOWN_SIDE = 800, 1600
-TINT = 0.25
 NOTICE = "Research use only, not for diagnosis."
+Spacing = tuple[float, float] | None
 
 
 @dataclass(frozen=True)
-class SegmentFiles:
-    """Paths of everything that one automatic answer shows and offers."""
+class Files:
+    """What one answer offers to download."""
 
-    contour: Path
-    initial: Path
-    corrected: Path
-    uncertainty: Path
-    corrections: Path
     mask: Path
     overlay: Path
     report: Path
@@ -60,94 +61,122 @@ def save(picture: PIL.Image.Image, path: Path) -> str:
     return str(path)
 
 
-def write_segment_files(folder: Path, visit: Visit, answer: Answer) -> SegmentFiles:
-    """Draws and writes an automatic answer into `folder`."""
-    image, found = visit.encoded.image, answer.segmentation
-    large = shown(image)
-    mask, initial = (shown_mask(layer, large.size) for layer in (found.mask, found.initial_mask))
-    uncertainty = np.asarray(PIL.Image.fromarray(found.uncertainty.astype(np.float32)).resize(large.size))
-    pictures = {
-        "contour": overlay(large, mask),
-        "initial": tinted(large, initial),
-        "corrected": tinted(large, mask),
-        "uncertainty": heatmap(large, uncertainty),
-        "corrections": corrections(large, initial, mask),
-        "mask": mask_picture(found.mask),
-        "overlay": overlay(image, found.mask),
+def rings(values: np.ndarray) -> list[list[list[float]]]:
+    """
+    Closed outlines between pixels, where values pass one half; smooth at any zoom.
+
+    Args:
+        values (`numpy.ndarray` of shape `(height, width)`): Probabilities in [0, 1], or a boolean mask.
+
+    Returns:
+        `list`: Of each ring its `[x, y]`, in pixels of the image; a pixel's middle lies at one half.
+    """
+    rows, columns = np.nonzero(values > 0.5)
+    if not len(rows):
+        return []
+    top, left = max(rows.min() - 1, 0), max(columns.min() - 1, 0)  # outlines are short, images are not
+    inside = np.pad(values[top : rows.max() + 2, left : columns.max() + 2].astype(float), 1)
+    lines = contourpy.contour_generator(z=inside).lines(0.5)
+    return [np.add(line, (left - 0.5, top - 0.5)).round(2).tolist() for line in lines]
+
+
+def viewer_value(scan: Scan, found: Segmentation, folder: Path, image: Path, ticket: int) -> dict[str, Any]:
+    """
+    Everything that the viewer shows.
+
+    Args:
+        scan ([`Scan`]): The image.
+        found ([`Segmentation`]): The answer.
+        folder (`Path`): Where its pictures are written.
+        image (`Path`): Where the image lies as PNG.
+        ticket (`int`): Number of the request that is answered.
+    """
+    width, height = scan.encoded.image.size
+    spacing = scan.calibration.spacing(found.mask)
+    colours = (colormaps["viridis"](found.uncertainty) * 255).astype(np.uint8)
+    colours[..., 3] = np.sqrt(found.uncertainty.clip(0, 1)) * 217  # transparent where the model is sure
+    picture = PIL.Image.fromarray(colours)
+    picture.thumbnail((512, 512))  # it has no finer detail
+    return {
+        "name": scan.name,
+        "width": width,
+        "height": height,
+        "ticket": ticket,
+        "image": _served(image),
+        "uncertainty": _served(Path(save(picture, folder / "uncertainty.png"))),
+        "mask": rings(agreeing(found.final_probability, found.mask)),
+        "initial": rings(found.initial_mask),
+        "reference": [] if scan.reference is None else rings(scan.reference),
+        "axes": [axis for lesion in found.lesions for axis in _axes(lesion, spacing)],
+        "mm_per_pixel": spacing,
+        "guidance": scan.guidance.as_json(),
     }
-    stem = Path(visit.name).stem
-    paths = {kind: folder / f"{stem}_{kind}.png" for kind in pictures}
-    for kind, picture in pictures.items():
-        save(picture, paths[kind])
-    paths["report"] = folder / f"{stem}.json"
-    paths["report"].write_text(json.dumps(report(visit.name, found, asdict(visit.controls)), indent=1))
-    return SegmentFiles(**paths)
 
 
-def tinted(image: PIL.Image.Image, mask: np.ndarray) -> PIL.Image.Image:
-    """The image with the mask, boolean of shape `(height, width)`, filled and outlined."""
-    pixels = np.array(image.convert("RGB"))
-    pixels[mask] = ((1 - TINT) * pixels[mask] + TINT * np.array(CONTOUR)).astype(np.uint8)
-    return overlay(PIL.Image.fromarray(pixels), mask)
+def write_files(folder: Path, scan: Scan, found: Segmentation, controls: Controls, staged: StagedModel) -> Files:
+    """Writes what can be downloaded: the mask at the image's size, the picture that is shown, all numbers."""
+    stem = Path(scan.name).stem
+    spacing = scan.calibration.spacing(found.mask)
+    numbers = report(scan.name, found, scan.guidance, controls, staged, spacing)
+    files = Files(folder / f"{stem}_mask.png", folder / f"{stem}_overlay.png", folder / f"{stem}.json")
+    save(mask_picture(found.mask), files.mask)
+    save(overlay_picture(scan.encoded.image, found, scan.guidance.prompt, spacing), files.overlay)
+    files.report.write_text(json.dumps(numbers, indent=1))
+    return files
 
 
-def report(name: str, found: Segmentation, settings: dict[str, Any]) -> dict[str, Any]:
-    """All numbers of one answer, as the JSON download and the API give them; lengths in pixels."""
+def report(
+    name: str,
+    found: Segmentation,
+    guidance: Guidance,
+    controls: Controls,
+    staged: StagedModel,
+    spacing: Spacing,
+) -> dict[str, Any]:
+    """All that is known of one answer, as the JSON download and the API give it; lengths in pixels, or as named."""
     height, width = found.mask.shape
     return {
         "image": name,
         "width": width,
         "height": height,
         **found.measurements(),
+        "each_lesion": [lesion.measurements(spacing) for lesion in found.lesions],
+        "mm_per_pixel": list(spacing) if spacing else None,
         "estimated_iou": found.score,
         "corrected_pixels": int((found.mask != found.initial_mask).sum()),
-        "settings": settings,
+        "guidance": guidance.as_json(),
+        "settings": asdict(controls),
+        "checkpoint": staged.checkpoint,
+        "revision": staged.revision,
         "notice": NOTICE,
     }
 
 
-def measurement_rows(found: Segmentation) -> list[list[str]]:
-    """The table beside the pictures: what was measured, and how much."""
-    measured = found.measurements()
-    box = measured["box"]
-    added, removed = (found.mask & ~found.initial_mask).sum(), (found.initial_mask & ~found.mask).sum()
-    size = f"{box[2] - box[0]} x {box[3] - box[1]} px at ({box[0]}, {box[1]})" if box else "no lesion marked"
-    return [
-        ["Presence", f"{measured['presence']:.0%}"],
-        ["Area", f"{measured['area']:,} px ({measured['area'] / found.mask.size:.1%})"],
-        ["Box", size],
-        ["Longest diameter", f"{measured['longest_diameter']:.1f} px"],
-        ["Diameter across it", f"{measured['perpendicular_diameter']:.1f} px"],
-        ["Mean uncertainty", f"{measured['mean_uncertainty']:.3f} bit"],
-        ["Estimated IoU", f"{found.score:.0%}"],
-        ["Corrected", f"{added:,} px added, {removed:,} removed"],
-    ]
-
-
-def guide_picture(image: PIL.Image.Image, mask: np.ndarray, guidance: Guidance) -> PIL.Image.Image:
-    """The shown image with contour and prompts; shapes tell the prompts apart as well as colours do."""
-    large, times = shown(image), magnification(image)
-    picture = overlay(large, shown_mask(mask, large.size))
+def overlay_picture(image: PIL.Image.Image, found: Segmentation, prompt: Prompt, spacing: Spacing) -> PIL.Image.Image:
+    """The image as it is shown, with outline, diameters and prompts; signs tell clicks apart as well as colours do."""
+    picture, times = shown(image.convert("RGB")), magnification(image)
     draw = PIL.ImageDraw.Draw(picture)
-    radius = max(7, max(large.size) // 80)
-    if guidance.prompt.box is not None:
-        draw.rectangle([side * times for side in guidance.prompt.box], outline="white", width=max(2, radius // 4))
-    if guidance.corner is not None:
-        _bars(draw, [side * times for side in guidance.corner], radius, "+")
-    for point, label in zip(guidance.prompt.points, guidance.prompt.labels, strict=True):
-        x, y = (side * times for side in point)
-        disc = [x - radius, y - radius, x + radius, y + radius]
-        draw.ellipse(disc, fill=ADDED if label else REMOVED, outline="white", width=2)
-        _bars(draw, (x, y), radius / 2, "+" if label else "-")
+    radius = max(7, max(picture.size) // 80)
+
+    def at(points: Any) -> list[tuple[float, float]]:
+        return [(x * times, y * times) for x, y in points]
+
+    for ring in rings(agreeing(found.final_probability, found.mask)):
+        draw.line(at([*ring, ring[0]]), CONTOUR, width=max(2, radius // 4), joint="curve")
+    for lesion in found.lesions:
+        for axis in _axes(lesion, spacing):
+            line = at(axis["line"])
+            draw.line(line, "white", width=1)
+            draw.text(line[1], axis["text"], fill="white", stroke_fill="black", stroke_width=2, font_size=14)
+    if prompt.box is not None:
+        draw.rectangle([side * times for side in prompt.box], outline="white", width=2)
+    for point, label in zip(at(prompt.points), prompt.labels, strict=True):
+        x, y = point
+        draw.circle(point, radius, fill=ADDED if label else REMOVED, outline="white", width=2)
+        draw.line([x - radius / 2, y, x + radius / 2, y], fill="white", width=3)
+        if label:
+            draw.line([x, y - radius / 2, x, y + radius / 2], fill="white", width=3)
     return picture
-
-
-def _bars(draw: PIL.ImageDraw.ImageDraw, at: tuple[float, float], reach: float, sign: str) -> None:
-    """A plus or minus sign."""
-    x, y = at
-    draw.line([x - reach, y, x + reach, y], fill="white", width=3)
-    if sign == "+":
-        draw.line([x, y - reach, x, y + reach], fill="white", width=3)
 
 
 def error_map(image: PIL.Image.Image, mask: np.ndarray, truth: np.ndarray) -> PIL.Image.Image:
@@ -155,3 +184,16 @@ def error_map(image: PIL.Image.Image, mask: np.ndarray, truth: np.ndarray) -> PI
     pixels = np.array(corrections(image, truth, mask))
     pixels[contour(truth) & mask] = CONTOUR
     return PIL.Image.fromarray(pixels)
+
+
+def _axes(lesion: Lesion, spacing: Spacing) -> list[dict[str, Any]]:
+    """The two diameters as lines of the image, and both lengths in words at the end of the first."""
+    drawn = lesion.axes(spacing or (1.0, 1.0))
+    lines = drawn.longest_line, drawn.perpendicular_line
+    texts = diameters(lesion, spacing), ""
+    return [{"line": line.round(2).tolist(), "text": text} for line, text in zip(lines, texts, strict=True)]
+
+
+def _served(path: Path) -> dict[str, Any]:
+    """A file that Gradio gives an address."""
+    return {"path": str(path), "meta": {"_type": "gradio.FileData"}}

@@ -1,32 +1,23 @@
-"""The model in three stages, so that a new prompt or a moved slider repeats only what it must."""
+"""The model's public stages with their results kept: a new prompt or a moved slider repeats only what it must."""
 
+import hashlib
 from dataclasses import dataclass
+from pathlib import Path
 
 import PIL.Image
 import torch
 
 from sfrecsam_hf import (
     Segmentation,
+    SFRecSamDecoderOutput,
     SFRecSamImageEmbeddings,
     SFRecSamModel,
     SFRecSamOutput,
     SFRecSamProcessor,
 )
-from sfrecsam_hf.modeling.model_outputs import SFRecSamDecoderOutput
+from sfrecsam_hf.inference.guided import AUTOMATIC, Prompt
 from sfrecsam_hf.modeling.scan_frame import ScanFrame
 from sfrecsam_hf.modeling.segmentation import segmentations
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """Points, their labels (1 lesion, 0 background) and a box, in pixels of the image; empty: the model chooses."""
-
-    points: tuple[tuple[float, float], ...] = ()
-    labels: tuple[int, ...] = ()
-    box: tuple[float, float, float, float] | None = None
-
-
-AUTOMATIC = Prompt()
 
 
 @dataclass(frozen=True)
@@ -73,6 +64,7 @@ class StagedModel:
     def __init__(self, model: SFRecSamModel, processor: SFRecSamProcessor):
         self.model = model
         self.processor = processor
+        self.checkpoint, self.revision = _identity(model)
 
     def default_controls(self) -> Controls:
         """The settings that the checkpoint was calibrated with."""
@@ -83,10 +75,8 @@ class StagedModel:
 
     def warm_up(self) -> None:
         """Answers once for nothing, so that the first visitor does not wait for what is prepared only once."""
-        encoded = self.encode(PIL.Image.new("RGB", (64, 64)))
-        self.correct(
-            encoded, self.decode(encoded, AUTOMATIC, self.default_controls().mc_samples), self.default_controls()
-        )
+        encoded, controls = self.encode(PIL.Image.new("RGB", (64, 64))), self.default_controls()
+        self.correct(encoded, self.decode(encoded, AUTOMATIC, controls.mc_samples), controls)
 
     @torch.inference_mode()
     def encode(self, image: PIL.Image.Image) -> EncodedImage:
@@ -118,4 +108,14 @@ class StagedModel:
         boxes = torch.tensor([encoded.frame.box])
         output = SFRecSamOutput.from_stages(decoded, correction, scan_boxes=boxes)
         output = self.model.apply_presence_threshold(output, controls.presence_threshold)
-        return segmentations(output, [encoded.frame.size[::-1]], self.processor.image_processor)[0]
+        return segmentations(output, [encoded.frame.size[::-1]], self.processor.image_processor, [encoded.image])[0]
+
+
+def _identity(model: SFRecSamModel) -> tuple[str, str]:
+    """Name of the checkpoint, and its commit on the Hub, or else the first digits of its weights' SHA-256."""
+    source = model.config.name_or_path
+    weights = Path(source) / "model.safetensors"
+    if not weights.is_file():
+        return source, model.config._commit_hash or ""
+    with weights.open("rb") as file:
+        return Path(source).resolve().name, hashlib.file_digest(file, "sha256").hexdigest()[:12]

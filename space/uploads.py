@@ -1,13 +1,14 @@
 """Reads what visitors give, within limits, and says in one sentence what is wrong with the rest."""
 
 import re
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import PIL.Image
-from gradio.components.image import ImageData
 from gradio.data_classes import FileData, ListFiles
 
+from sfrecsam_hf.data.dicom import Calibration, is_dicom, read_dicom
 from sfrecsam_hf.modeling.image_reading import read_mask, read_rgb
 
 MAX_MEGABYTES = 20
@@ -15,28 +16,39 @@ MAX_PIXELS = 16_000_000
 MAX_BATCH = 32
 
 
-def path_of(payload: ImageData | FileData | None) -> str | None:
-    """In place of Gradio's reading, which says nothing of a file that is no image and leaves an empty file behind."""
-    return None if payload is None else payload.path
+@dataclass(frozen=True)
+class Upload:
+    """An image as upright RGB, what its file says about the size of its pixels, and where it lies."""
+
+    image: PIL.Image.Image
+    calibration: Calibration = field(default_factory=Calibration)
+    path: Path | None = None
 
 
-def paths_of(payload: ListFiles | None) -> list[str]:
-    """The same of several files."""
-    return [] if payload is None else [file.path for file in payload]
+def paths_of(payload: FileData | ListFiles | None) -> str | list[str] | None:
+    """In place of Gradio's own reading of files, which leaves an empty one behind for each."""
+    return [file.path for file in payload] if isinstance(payload, ListFiles) else payload and payload.path
 
 
-def read_upload(path: Path) -> PIL.Image.Image:
+def read_upload(path: Path) -> Upload:
     """
-    One image as upright RGB.
+    One image.
 
     Raises:
         ValueError: It is too large, or no image; the sentence names the file, and no folder of the server.
     """
     try:
-        _check_limits(path)
-        return read_rgb(path)
+        _check_file(path)
+        if is_dicom(path):
+            upload = Upload(*read_dicom(path, path.name), path)
+        else:
+            _check_pixels(path)
+            upload = Upload(read_rgb(path), path=path)
     except (OSError, ValueError) as error:
         raise ValueError(_without_folders(error, path)) from error
+    if upload.image.width * upload.image.height > MAX_PIXELS:
+        raise ValueError(_too_large(path))
+    return upload
 
 
 def read_reference(path: Path, image: PIL.Image.Image) -> np.ndarray:
@@ -47,7 +59,8 @@ def read_reference(path: Path, image: PIL.Image.Image) -> np.ndarray:
         ValueError: It is no image, or of another size.
     """
     try:
-        _check_limits(path)
+        _check_file(path)
+        _check_pixels(path)
         mask = read_mask(path)
     except (OSError, ValueError) as error:
         raise ValueError(_without_folders(error, path)) from error
@@ -59,13 +72,12 @@ def read_reference(path: Path, image: PIL.Image.Image) -> np.ndarray:
     return mask
 
 
-def _check_limits(path: Path) -> None:
-    if not path.is_file():
-        raise ValueError(f"{path.name} is no longer on the server; drop it again.")
+def _check_file(path: Path) -> None:
     if path.stat().st_size > MAX_MEGABYTES * 1_000_000:
         raise ValueError(f"{path.name} is larger than {MAX_MEGABYTES} MB; export it as PNG or JPEG.")
-    if path.read_bytes()[128:132] == b"DICM":
-        raise ValueError(f"{path.name} is DICOM; export the frame as PNG, or run `sfrecsam predict` on it.")
+
+
+def _check_pixels(path: Path) -> None:
     try:
         with PIL.Image.open(path) as image:
             pixels = image.width * image.height
@@ -74,7 +86,11 @@ def _check_limits(path: Path) -> None:
     except (OSError, SyntaxError, ValueError):
         return  # the reader says what is wrong
     if pixels > MAX_PIXELS:
-        raise ValueError(f"{path.name} has more than {MAX_PIXELS // 1_000_000} million pixels; shrink it first.")
+        raise ValueError(_too_large(path))
+
+
+def _too_large(path: Path) -> str:
+    return f"{path.name} has more than {MAX_PIXELS // 1_000_000} million pixels; shrink it first."
 
 
 def _without_folders(error: Exception, path: Path) -> str:

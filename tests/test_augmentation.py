@@ -1,9 +1,10 @@
 """Augmentation moves the mask with the image, and an image's draw depends on its own seed alone."""
 
+import pytest
 import torch
 from conftest import scan
 
-from sfrecsam_hf.training.augmentation import augment
+from sfrecsam_hf.training.augmentation import augment, linear_map
 from sfrecsam_hf.training.dataset import EpochBatches, TrainingImages
 
 SIZES = torch.tensor([[64, 48], [50, 64], [64, 64]])
@@ -44,6 +45,26 @@ def test_values_and_shapes():
     assert moved.max() <= 1
     assert set(masks.unique().tolist()) <= {0.0, 1.0}
     assert (moved[valid == 0] == 0).all()
+
+
+@pytest.mark.parametrize("strength", [0.05, 0.4, 1.2])
+def test_half_of_the_images_are_flipped_whatever_the_strength(strength):
+    images, masks = torch.zeros(200, 1, 64, 64), torch.zeros(200, 1, 64, 64)
+    masks[..., :32] = 1
+    _, moved, _ = augment(images, masks, torch.tensor([[64, 64]] * 200), list(range(200)), strength)
+    flipped = moved[..., 32:].sum((1, 2, 3)) > moved[..., :32].sum((1, 2, 3))
+    assert 70 <= flipped.sum() <= 130
+
+
+def test_a_rectangle_stays_a_rectangle():
+    """Flip and stretch are along the image's own axes, so that turning it afterwards adds no shear."""
+    angle, scale, stretch = torch.tensor([0.2, -0.1]), torch.tensor([1.3, 0.8]), torch.tensor([1.15, 0.9])
+    matrix = linear_map(angle, scale, stretch, torch.tensor([-1.0, 1.0]))
+    across, down = matrix.unbind(1)
+    torch.testing.assert_close((across * down).sum(1), torch.zeros(2), atol=1e-6, rtol=0)
+    torch.testing.assert_close(across.norm(dim=1), 1 / (scale * stretch))
+    torch.testing.assert_close(down.norm(dim=1), stretch / scale)
+    assert matrix.det().sign().tolist() == [-1, 1]
 
 
 def test_some_scans_have_a_shadow_that_deepens_below_its_top():

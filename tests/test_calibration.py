@@ -34,7 +34,7 @@ def answers(uncertain_errors: float, certain: float, scores: list[float]) -> tup
     found = true.copy()
     found[:, : SIDE // 2] = False
     uncertainty = np.where(found, certain, uncertain_errors)
-    segmentations = [Segmentation(found, found, uncertainty, uncertainty, uncertainty, s, 0.5) for s in scores]
+    segmentations = [Segmentation(found, found, *[uncertainty] * 4, s, 0.5) for s in scores]
     masks = [true.astype(np.uint8) * 255 for _ in scores]
     return segmentations, Dataset.from_dict({"image": masks, "mask": masks}, Features({n: Image() for n in COLUMNS}))
 
@@ -113,7 +113,7 @@ def test_a_mirror_image_is_shown_and_its_answer_judged_by_the_mirrored_mask(monk
             found = asked[-1] > 0
             found[0] = not found.any()
             uncertainty = np.full(found.shape, 0.5)
-            yield Segmentation(found, found, uncertainty, uncertainty, uncertainty, score, 0.5)
+            yield Segmentation(found, found, *[uncertainty] * 4, score, 0.5)
 
     monkeypatch.setattr(calibration, "segment", seen)
     assert calibrate(None, None, dataset)["presence_threshold"] < 0.2
@@ -141,7 +141,7 @@ def test_thresholds_of_a_real_model_can_be_stored(model, processor, busi_folder)
 
 def corrected(initial: np.ndarray, final: np.ndarray, entropy: np.ndarray) -> Segmentation:
     """The answer of trained correctors to which everything is suspicious."""
-    return Segmentation(final, initial, entropy, entropy, entropy, 0.9, 0.5)
+    return Segmentation(final, initial, *[entropy] * 4, 0.9, 0.5)
 
 
 @pytest.fixture

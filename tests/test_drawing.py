@@ -13,8 +13,12 @@ from sfrecsam_hf.inference.visualization import (
     contour,
     corrections,
     heatmap,
+    keyed,
+    outline_sheet,
     overlay,
+    with_axes,
 )
+from sfrecsam_hf.modeling.lesions import axes
 
 GRAY = PIL.Image.fromarray(np.full((40, 60), 90, np.uint8))
 
@@ -44,9 +48,9 @@ def test_an_overlay_shows_both_contours_and_leaves_the_rest():
     mask, truth = block(5, 5, 10, 10), block(20, 30, 10, 10)
     picture = overlay(GRAY, mask, truth)
     assert picture.size == GRAY.size
-    assert np.array_equal(where(picture, CONTOUR), contour(mask))
-    assert np.array_equal(where(picture, TRUTH), contour(truth))
-    assert np.array_equal(where(picture, (90, 90, 90)), ~(contour(mask) | contour(truth)))
+    assert np.array_equal(where(picture, CONTOUR), contour(mask, 2))
+    assert np.array_equal(where(picture, TRUTH), contour(truth, 2))
+    assert np.array_equal(where(picture, (90, 90, 90)), ~(contour(mask, 2) | contour(truth, 2)))
 
 
 def test_the_models_contour_lies_over_the_true_one():
@@ -71,6 +75,24 @@ def test_corrections_show_what_was_added_and_what_removed():
     assert np.array_equal(where(picture, REMOVED), initial & ~final)
 
 
+def test_a_colour_key_hides_no_lesion():
+    picture = PIL.Image.new("RGB", (300, 200), (90, 90, 90))
+    mask = np.zeros((200, 300), dtype=bool)
+    mask[150:, :100] = True  # where a key would stand
+    drawn = keyed(picture, {"lesion": CONTOUR, "added": ADDED}, mask)
+    assert drawn.size == picture.size
+    assert not where(drawn, CONTOUR)[mask].any()
+    assert where(drawn, CONTOUR).any()
+    assert where(drawn, ADDED).any()
+    assert keyed(GRAY, {"lesion": CONTOUR, "added": ADDED}) is GRAY, "too small for a key"
+
+
+def test_axes_are_drawn_from_edge_to_edge():
+    drawn = np.asarray(with_axes(GRAY.convert("RGB"), [axes(block(10, 20, 12, 15))])).astype(int)
+    changed = np.abs(drawn - 90).sum(axis=-1) > 0
+    assert changed[10:23, 20:36].sum() == changed.sum() > 20
+
+
 def test_a_contact_sheet_holds_every_tile():
     tiles = [PIL.Image.new("RGB", (400, 200), colour) for colour in ("red", "blue", "lime")]
     sheet = contact_sheet(tiles, ["a", "b", "c"], side=64, columns=2)
@@ -80,3 +102,22 @@ def test_a_contact_sheet_holds_every_tile():
     assert sheet.getpixel((30, 110)) == (0, 255, 0)
     with pytest.raises(ValueError, match="argument"):
         contact_sheet(tiles, ["a"])
+
+
+def test_outlines_of_a_large_image_stay_two_pixels_wide_beside_a_key():
+    mask, truth = np.zeros((2, 1200, 1600), dtype=bool)
+    mask[300:900, 400:1200], truth[200:1000, 300:1300] = True, True
+    large = PIL.Image.fromarray(np.full(mask.shape, 90, np.uint8))
+    sheet = outline_sheet([large], [mask], [truth], ["a"], side=256)
+    row = np.asarray(sheet)[16 + 96]
+    for colour in (CONTOUR, TRUTH):
+        assert (row == colour).all(axis=-1).sum() == 4, "two lines of two pixels"
+        assert where(sheet, colour)[-16:].sum() > 50, "in the key"
+
+
+def test_a_16_bit_image_is_drawn_as_it_is_read():
+    deep = PIL.Image.fromarray(np.linspace(0, 40000, 2400).reshape(40, 60).astype(np.uint16))
+    drawn = np.asarray(overlay(deep, np.zeros((40, 60), dtype=bool)))
+    assert 100 < drawn.mean() < 155
+    assert drawn.min() == 0
+    assert drawn.max() == 255

@@ -1,4 +1,4 @@
-"""Once the package is imported, the Auto classes know it without remote code; importing it costs next to nothing."""
+"""Once the package is imported, the Auto classes know it without remote code."""
 
 import subprocess
 import sys

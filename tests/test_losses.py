@@ -36,6 +36,10 @@ def labels():
     return labels
 
 
+def everywhere(target):
+    return torch.ones_like(target, dtype=torch.bool)
+
+
 def test_dice_equals_monais(logits, target):
     monai = DiceLoss(sigmoid=True, smooth_nr=1.0, smooth_dr=1.0, reduction="none")
     assert torch.allclose(dice_loss(logits, target), monai(logits, target).flatten(), atol=1e-6)
@@ -44,26 +48,30 @@ def test_dice_equals_monais(logits, target):
 def test_segmentation_loss_is_cross_entropy_plus_dice(logits, target):
     monai = DiceLoss(sigmoid=True, smooth_nr=1.0, smooth_dr=1.0)
     expected = F.binary_cross_entropy_with_logits(logits, target) + monai(logits, target)
-    assert torch.allclose(segmentation_loss(logits, target).mean(), expected, atol=1e-6)
+    assert torch.allclose(segmentation_loss(logits, target, everywhere(target)).mean(), expected, atol=1e-6)
 
 
 def test_segmentation_loss_compares_at_the_labels_resolution(logits, target):
     upscaled = F.interpolate(target, size=(40, 34), mode="nearest")
     small = F.interpolate(logits, size=(40, 34), mode="bilinear", align_corners=False)
-    assert torch.allclose(segmentation_loss(logits, upscaled), segmentation_loss(small, upscaled))
+    assert torch.allclose(
+        segmentation_loss(logits, upscaled, everywhere(target)), segmentation_loss(small, upscaled, everywhere(small))
+    )
 
 
 def test_an_empty_target_has_no_dice_but_cross_entropy(logits, target):
     empty = torch.zeros_like(target)
     assert not dice_loss(logits, empty).any()
     assert torch.allclose(
-        segmentation_loss(logits, empty).mean(), F.binary_cross_entropy_with_logits(logits, empty), atol=1e-6
+        segmentation_loss(logits, empty, everywhere(empty)).mean(),
+        F.binary_cross_entropy_with_logits(logits, empty),
+        atol=1e-6,
     )
 
 
 def test_a_right_answer_costs_nothing(target):
     perfect = (target - 0.5) * 200
-    assert (segmentation_loss(perfect, target) < 1e-3).all()
+    assert (segmentation_loss(perfect, target, everywhere(target)) < 1e-3).all()
     assert torch.equal(hard_iou(perfect, target), torch.ones(4))
     assert not hard_iou(-perfect, target).any()
     assert hard_iou(torch.full((1, 1, 4, 4), -5.0), torch.zeros(1, 1, 4, 4)) == 1
@@ -88,7 +96,7 @@ def test_uncertainty_is_wanted_on_errors_and_boundaries_and_nowhere_else():
 
     def wanted(error):
         logits = torch.zeros_like(target, requires_grad=True)
-        uncertainty_loss(logits, entropy, error, target).backward()
+        uncertainty_loss(logits, entropy, error, target, everywhere(target)).backward()
         return 0.5 - logits.grad * logits.numel()
 
     calm = wanted(nowhere)
@@ -170,3 +178,38 @@ def test_prompt_labels_teach_the_prompts_and_labels_the_image(labels, pixels):
     assert torch.equal(both["presence"], image["presence"])
     assert torch.equal(both["segmentation"], nothing["segmentation"])
     assert not torch.equal(both["segmentation"], image["segmentation"])
+
+
+def test_padding_has_no_part_in_a_mean():
+    """The same content in a frame twice as wide costs the same."""
+    generator = torch.Generator().manual_seed(2)
+    logits, target, entropy = (torch.rand(2, 1, 16, 12, generator=generator) for _ in range(3))
+    target = (target > 0.6).float()
+
+    def costs(padding: int) -> list[torch.Tensor]:
+        wide = [
+            F.pad(part, (0, padding), value=value)
+            for part, value in ((10 * logits - 5, -20.0), (target, 0.0), (entropy, 0.0), (everywhere(target), False))
+        ]
+        wrong = (wide[0] > 0) != (wide[1] > 0)
+        return [segmentation_loss(wide[0], wide[1], wide[3]), uncertainty_loss(wide[0], wide[2], wrong, *wide[1::2])]
+
+    for narrow, wide in zip(costs(0), costs(12), strict=True):
+        torch.testing.assert_close(narrow, wide)
+
+
+def test_the_model_tells_its_losses_what_is_padding(labels, pixels):
+    model, sizes = tiny_model(), torch.tensor([[64, 32], [64, 64]])
+    output = model(pixels, labels=labels, reshaped_input_sizes=sizes)
+    valid = everywhere(labels[:, None])
+    valid[0, ..., 32:] = False
+    expected = segmentation_loss(output.coarse_masks, labels[:, None], valid).mean()
+    torch.testing.assert_close(output.loss_terms["coarse"], expected)
+
+
+@pytest.mark.parametrize("value", [255.0, -1.0, float("nan"), 1.5, float("inf")])
+def test_labels_out_of_range_are_refused(labels, pixels, value):
+    labels[1, 3, 4] = value
+    for given in ({"labels": labels}, {"labels": torch.zeros_like(labels), "prompt_labels": labels[:, None]}):
+        with pytest.raises(ValueError, match="labels must lie between 0 and 1"):
+            tiny_model()(pixels, **given)

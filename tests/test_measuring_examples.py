@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from test_examples import EXAMPLES, commands
 
 from sfrecsam_hf.data.splits import load_split
+from sfrecsam_hf.evaluation.report import write_rows
 from sfrecsam_hf.inference.checkpoints import load_checkpoint
 
 sys.path.insert(0, str(EXAMPLES))
@@ -128,11 +129,14 @@ def test_an_evaluation_of_the_same_images_is_set_beside_the_unets(run):
     run(commands("unet_baseline.py")[0], *small)
     rows = json.loads(Path("runs/unet/results.json").read_text())["MONAI UNet"]["per_image"]["BUSI"]
     better = [
-        {"column": "auto", "name": row["name"], "lesion": row["lesion"], "final": row | {"dice": row["dice"] + 0.25}}
+        {"column": "auto", "name": row["name"], "lesion": row["lesion"], "final_dice": row["dice"] + 0.25}
+        | {f"final_{metric}": row[metric] for metric in ("precision", "recall")}
         for row in rows
     ]
-    Path("better.json").write_text(json.dumps({"data": "BUSI", "per_image": better}))
-    printed = run(commands("unet_baseline.py")[0], *small, "--beside", "better.json")
+    Path("better").mkdir()
+    Path("better/results.json").write_text(json.dumps({"data": "BUSI"}))
+    write_rows(Path("better/per_image.csv"), better)
+    printed = run(commands("unet_baseline.py")[0], *small, "--beside", "better")
     assert printed.count("| SF-RecSAM |") == 1
     assert "| +0.250 (+0.250 to +0.250) |" in printed
 

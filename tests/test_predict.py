@@ -1,6 +1,7 @@
 """`sfrecsam predict`: every picture and row that is promised, for every kind of input, whatever goes wrong."""
 
 import csv
+import json
 import shutil
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import PIL.Image
 import pytest
 
 from sfrecsam_hf.cli import main
-from sfrecsam_hf.inference.predict import find_pictures
+from sfrecsam_hf.inference.inputs import MASK, find_pictures
 
 SAMPLES = Path(__file__).resolve().parents[1] / "space" / "samples"
 KINDS = ("mask", "overlay", "uncertainty", "corrections")
@@ -26,8 +27,8 @@ def run(*arguments):
     return main(["predict", *map(str, arguments), "--presence-threshold", "0", "--samples", "1"])
 
 
-def rows_of(output):
-    with (output / "predictions.csv").open(newline="") as file:
+def rows_of(output, table="predictions.csv"):
+    with (output / table).open(newline="") as file:
         return list(csv.DictReader(file))
 
 
@@ -220,15 +221,50 @@ def test_dicom_is_measured_in_millimetres(checkpoint, tmp_path):
     scan, plain = rows_of(tmp_path / "out")
     assert scan["area"] == plain["area"]
     assert plain["area_mm2"] == ""
-    if int(scan["area"]):
-        assert float(scan["area_mm2"]) == pytest.approx(int(scan["area"]) * 0.25, abs=0.01)
-        assert float(scan["longest_diameter_mm"]) == pytest.approx(float(scan["longest_diameter"]) / 2, abs=0.01)
+    assert float(scan["area_mm2"]) == pytest.approx(int(scan["area"]) * 0.25, abs=0.01)
+    assert float(scan["longest_diameter_mm"]) == pytest.approx(float(scan["longest_diameter"]) / 2, abs=0.01)
+
+
+def test_millimetres_of_images_that_do_not_tell_them(checkpoint, tmp_path, capsys):
+    image = SAMPLES / "bus_0160-l.png"
+    assert run(image, "--output", tmp_path, "--model", checkpoint, "--mm-per-pixel", "0.1") == 0
+    (row,) = rows_of(tmp_path)
+    assert float(row["area_mm2"]) == pytest.approx(int(row["area"]) / 100, abs=0.01)
+    assert float(row["longest_diameter_mm"]) == pytest.approx(float(row["longest_diameter"]) / 10, abs=0.01)
+    assert run(image, "--output", tmp_path, "--model", checkpoint, "--mm-per-pixel", "nan") == 2
+    assert "--mm-per-pixel nan" in capsys.readouterr().err
+
+
+def test_a_row_for_every_lesion(checkpoint, tmp_path):
+    assert run(SAMPLES, "--output", tmp_path, "--model", checkpoint, "--no-tidy") == 0
+    lesions = rows_of(tmp_path, "lesions.csv")
+    for image in rows_of(tmp_path):
+        own = [row for row in lesions if row["image"] == image["image"]]
+        assert [int(row["lesion"]) for row in own] == list(range(1, int(image["lesions"]) + 1))
+        assert sum(int(row["area"]) for row in own) == int(image["area"])
+        largest = own[0]
+        assert [largest[column] for column in ("x1", "y2", "longest_diameter")] == [
+            image[column] for column in ("x1", "y2", "longest_diameter")
+        ]
+    combined = json.loads((tmp_path / "predictions.json").read_text())["images"]
+    assert [len(image["lesions"]) for image in combined] == [int(row["lesions"]) for row in rows_of(tmp_path)]
+    said = (tmp_path / "columns.txt").read_text()
+    assert all(column in said for column in (*lesions[0], *rows_of(tmp_path)[0]))
+
+
+def test_tidy_masks_have_no_specks(checkpoint, tmp_path):
+    counts = []
+    for name, flags in (("tidy", ()), ("raw", ("--no-tidy",))):
+        assert run(SAMPLES, "--output", tmp_path / name, "--model", checkpoint, *flags) == 0
+        counts.append(sum(int(row["lesions"]) for row in rows_of(tmp_path / name)))
+    assert counts[0] < counts[1]
 
 
 def test_masks_beside_their_images_are_no_inputs():
-    assert [picture.name for picture in find_pictures([str(SAMPLES)])] == [
-        path.stem for path in sorted(SAMPLES.glob("*.png")) if not path.stem.endswith("_mask")
-    ]
+    found = find_pictures([str(SAMPLES)], "predictions")
+    masks = sorted(SAMPLES.glob("*_mask.png"))
+    assert [picture.path for picture in found.pictures] == sorted(set(SAMPLES.glob("*.png")) - set(masks))
+    assert found.left_out[MASK] == masks
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,11 @@
 """`sfrecsam push` and `push-data`: one commit with all that belongs to a model, which then loads from the Hub."""
 
+import os
 import re
 import shutil
+import signal
+import subprocess
+import sys
 
 import numpy as np
 import PIL.Image
@@ -9,7 +13,7 @@ import pytest
 import torch
 from conftest import SAMPLES, randomised, tiny_model, tiny_sam
 from datasets import load_dataset
-from huggingface_hub import HfApi, ModelCard
+from huggingface_hub import DatasetCard, HfApi, ModelCard
 from safetensors.torch import load
 from stranger import run_as_stranger
 from transformers import SamConfig, SamModel
@@ -20,7 +24,7 @@ from sfrecsam_hf.data.loading import load_busi
 from sfrecsam_hf.inference.checkpoints import load_checkpoint
 from sfrecsam_hf.modeling.adapters_only import additions
 from sfrecsam_hf.modeling.training_stages import NEW_MODULES
-from sfrecsam_hf.publishing.push import push
+from sfrecsam_hf.publishing.push import push, push_data
 
 
 def same_weights(first: torch.nn.Module, second: torch.nn.Module) -> bool:
@@ -43,8 +47,9 @@ def test_everything_is_there_in_one_commit(pushed, evaluated_run, hub):
     files = hub.files(pushed)
     code = {"modeling_sfrecsam.py", "configuration_sfrecsam.py", "pipeline_sfrecsam.py", "adapters_only.py"}
     weights = {"config.json", "model.safetensors", "processor_config.json"}
-    measured = {"README.md", "results.json", "worst.png", "reliability.png", "training_summary.json"}
-    assert files.keys() >= code | weights | measured | {"samples/results.json", "samples/worst.png"}
+    measured = {"README.md", "results.json", "per_image.csv", "worst.png", "reliability.png", "training_summary.json"}
+    below = {"samples/results.json", "samples/worst.png", ".eval_results/busi.yaml", ".eval_results/samples.yaml"}
+    assert files.keys() >= code | weights | measured | below
     assert len(hub.messages(pushed)) == 2, "the first commit is that of the empty repository"
     for name in ("results.json", "worst.png"):
         assert files[name] == (evaluated_run / "evaluation" / name).read_bytes()
@@ -243,8 +248,30 @@ def test_an_interrupted_push_leaves_the_last_one(evaluated_run, hub, capsys):
     assert hub.files("org/interrupted") == before
 
 
+def test_a_killed_push_leaves_nothing_in_the_temporary_folder(evaluated_run, hub, tmp_path):
+    """The run's copy is what a push lays out its files in; what a kill leaves there, the next push removes."""
+    run, temporary = tmp_path / "run", tmp_path / "tmp"
+    shutil.copytree(evaluated_run, run)
+    temporary.mkdir()
+    code = """
+import os, signal, sys
+from huggingface_hub import HfApi
+HfApi.upload_folder = lambda *arguments, **options: os.kill(os.getpid(), signal.SIGKILL)
+from sfrecsam_hf.cli import main
+main(["push", sys.argv[1], "org/killed"])
+"""
+    environment = os.environ | hub.environment(tmp_path / "home") | {"TMPDIR": str(temporary)}
+    done = subprocess.run([sys.executable, "-c", code, str(run)], env=environment, capture_output=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert not list(temporary.iterdir())
+    assert (run / ".push" / "model.safetensors").is_file()
+    push(run, "org/killed")
+    assert {path.name for path in run.iterdir()} == {path.name for path in evaluated_run.iterdir()}
+    assert not [name for name in hub.files("org/killed") if name.startswith(".push")]
+
+
 def test_a_data_set_comes_back_as_it_was(busi_folder, hub, capsys):
-    assert main(["push-data", str(busi_folder), "org/scans", "--private"]) == 0
+    assert main(["push-data", str(busi_folder), "org/scans", "--private", "--license", "cc-by-4.0"]) == 0
     assert "org/scans" in capsys.readouterr().out
     assert hub.repositories["datasets", "org/scans"].private
     back, local = load_dataset("org/scans", split="train"), load_busi(busi_folder)
@@ -258,6 +285,38 @@ def test_a_data_set_comes_back_as_it_was(busi_folder, hub, capsys):
             assert np.array_equal(np.asarray(here[name]), np.asarray(there[name]))
     stored = b"".join(hub.files("org/scans", kind="datasets").values())
     assert str(busi_folder.parent).encode() not in stored
+
+
+def test_a_data_set_has_a_card(busi_folder, hub):
+    local = load_busi(busi_folder)
+    push_data(local.select(range(12)), "org/carded", license="cc-by-4.0")
+    push_data(local.select(range(12, 20)), "org/carded", split="val")
+    card = DatasetCard.load("org/carded")
+    assert card.data.license == "cc-by-4.0"
+    assert card.data.task_categories == ["image-segmentation"]
+    assert card.data.size_categories == ["n<1K"]
+    assert "| `train` | 12 |\n| `val` | 8 |" in card.text
+    assert "Licence: cc-by-4.0." in card.text
+    block = re.search(r"```python\n(.*?)```", card.text, flags=re.DOTALL)[1]
+    found: dict = {}
+    exec(block, found)
+    assert len(found["scans"]) == 12
+    assert set(found["scans"].column_names) == set(re.findall(r"^\| `(\w+)` \| [^\d]", card.text, re.MULTILINE))
+
+
+def test_the_text_that_somebody_wrote_into_a_data_card_stays(busi_folder, hub):
+    local = load_busi(busi_folder).select(range(3))
+    push_data(local, "org/written")
+    mine = "---\nlicense: mit\ntags: [mine]\n---\n# Our scans\n"
+    api = HfApi()
+    api.upload_file(
+        repo_id="org/written", repo_type="dataset", path_in_repo="README.md", path_or_fileobj=mine.encode()
+    )
+    push_data(local, "org/written")
+    card = DatasetCard.load("org/written")
+    assert card.text.strip() == "# Our scans"
+    assert (card.data.license, card.data.tags) == ("mit", ["mine"])
+    assert card.data.task_categories == ["image-segmentation"]
 
 
 def test_the_library_call_does_the_same(busi_folder, hub):

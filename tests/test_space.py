@@ -1,6 +1,7 @@
 """The Space through its API: the masks of the pipeline, one encoding per image, visits apart, nothing left behind."""
 
 import csv
+import dataclasses
 import io
 import itertools
 import json
@@ -9,26 +10,39 @@ import re
 import subprocess
 import sys
 import threading
+import time
 import zipfile
 from pathlib import Path
 
+import gradio as gr
 import httpx
 import numpy as np
 import PIL.Image
 import PIL.ImageOps
+import pydicom
 import pytest
 import torch
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
+from pydicom.dataset import Dataset
+from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
 from transformers import pipeline
 
+import batch
+from actions import Actions
 from explain import frequency_story
-from sfrecsam_hf import segment
+from pictures import rings
+from sample_list import SAMPLES as PICKED
+from scan import Guidance
+from sfrecsam_hf import Segmentation, segment
 from sfrecsam_hf.evaluation.metrics import overlap
 from sfrecsam_hf.inference.checkpoints import load_checkpoint
+from sfrecsam_hf.inference.guided import AUTOMATIC, Prompt, guided
 from sfrecsam_hf.inference.visualization import ADDED, CONTOUR, REMOVED
 from staged_model import Controls, StagedModel
-from visits import IDLE_SECONDS, Visits
+from uploads import read_upload
+from visits import IDLE_SECONDS, Visit, sweep
+from words import head_line, initial_is_better
 
 SPACE = Path(__file__).resolve().parents[1] / "space"
 SAMPLES = sorted(path for path in (SPACE / "samples").glob("*.png") if not path.stem.endswith("_mask"))
@@ -39,6 +53,11 @@ CONTROLS = Controls(2, 0.5, 0.5, ("fp", "fn"))
 @pytest.fixture(scope="module")
 def loaded(tiny_checkpoint):
     return load_checkpoint(tiny_checkpoint, "cpu")
+
+
+@pytest.fixture(scope="module")
+def staged(loaded):
+    return StagedModel(*loaded)
 
 
 @pytest.fixture
@@ -54,51 +73,57 @@ def pixels(path) -> np.ndarray:
     return np.asarray(PIL.Image.open(path)) > 0
 
 
-def expected(loaded, path, prompts=None, **options):
-    return next(segment(*loaded, [(str(path), prompts or {})], **options))
+def expected(loaded, path, prompt=AUTOMATIC, **options):
+    """What the package says, with the rules of the Space for clicks and boxes."""
+
+    def answer(asked):
+        given = {}
+        if asked.points:
+            given |= {"input_points": [list(point) for point in asked.points], "input_labels": list(asked.labels)}
+        if asked.box:
+            given["input_boxes"] = [list(asked.box)]
+        return next(segment(*loaded, [(str(path), given)], **options))
+
+    return guided(prompt, answer)
 
 
-PROMPTS = {
-    "automatic": {},
-    "point": {"points": [[100, 120]]},
-    "points": {"points": [[100, 120], [20, 30]], "labels": [1, 0]},
-    "box": {"box": [40, 60, 150, 160]},
-    "box and point": {"points": [[90, 100]], "labels": [1], "box": [40, 60, 150, 160]},
-}
-
-
-@pytest.fixture(scope="module")
-def segmenter(tiny_checkpoint):
-    return pipeline("lesion-segmentation", model=str(tiny_checkpoint), trust_remote_code=True)
-
-
-@pytest.mark.parametrize("prompts", PROMPTS.values(), ids=PROMPTS)
-def test_the_same_mask_as_the_pipeline(client, segmenter, prompts):
-    mask, numbers = client.predict(handed(SAMPLES[0]), **prompts, api_name="/segment")
-    given = {f"input_{name}": value for name, value in prompts.items() if name != "box"}
-    if "box" in prompts:
-        given["input_boxes"] = [prompts["box"]]
-    wanted = segmenter(str(SAMPLES[0]), **given)
+def test_the_same_mask_and_numbers_as_the_pipeline(client, tiny_checkpoint):
+    segmenter = pipeline("lesion-segmentation", model=str(tiny_checkpoint), trust_remote_code=True)
+    mask, numbers = client.predict(handed(SAMPLES[0]), api_name="/segment")
+    wanted = segmenter(str(SAMPLES[0]))
     assert np.array_equal(pixels(mask), np.asarray(wanted["mask"]) > 0)
     assert 0 < wanted["measurements"]["area"] < pixels(mask).size
     for name, value in wanted["measurements"].items():
         assert numbers[name] == pytest.approx(value, abs=1e-5), name
     assert numbers["estimated_iou"] == pytest.approx(wanted["score"], abs=1e-5)
     assert "not for diagnosis" in numbers["notice"]
+    assert len(numbers["revision"]) == 12
+    assert numbers["mm_per_pixel"] is None
 
 
-@pytest.mark.parametrize("prompts", [{}, {"points": [[130, 140]]}, {"box": [10, 80, 180, 180]}], ids=str)
-def test_a_scan_frame_is_cut_off_as_by_the_pipeline(client, loaded, tmp_path, prompts):
-    path = tmp_path / "framed.png"
-    PIL.ImageOps.expand(PIL.Image.open(SAMPLES[0]), (30, 20, 60, 10), 0).save(path)
-    mask, _ = client.predict(handed(path), **prompts, api_name="/segment")
-    given = {f"input_{name}": value for name, value in prompts.items() if name != "box"}
-    if "box" in prompts:
-        given["input_boxes"] = [prompts["box"]]
-    wanted = expected(loaded, path, given)
+PROMPTS = {
+    "point": {"points": [[100, 120]]},
+    "points": {"points": [[100, 120], [20, 30]], "labels": [1, 0]},
+    "box": {"box": [150, 160, 40, 60]},
+    "box and point": {"points": [[90, 100]], "labels": [1], "box": [40, 60, 150, 160]},
+}
+
+
+@pytest.mark.parametrize("prompts", PROMPTS.values(), ids=PROMPTS)
+@pytest.mark.parametrize("framed", [False, True], ids=["scan", "scan in a frame"])
+def test_prompts_are_answered_by_the_rules_of_the_package(client, loaded, tmp_path, prompts, framed):
+    path = SAMPLES[0]
+    if framed:
+        path = tmp_path / "framed.png"
+        PIL.ImageOps.expand(PIL.Image.open(SAMPLES[0]), (30, 20, 60, 10), 0).save(path)
+    mask, numbers = client.predict(handed(path), **prompts, api_name="/segment")
+    points, box = (tuple(map(tuple, prompts.get("points", ()))), prompts.get("box"))
+    box = (*np.reshape(box, (2, 2)).min(0), *np.reshape(box, (2, 2)).max(0)) if box else None
+    wanted = expected(loaded, path, Prompt(points, tuple(prompts.get("labels", [1] * len(points))), box))
     assert wanted.mask.any()
     assert np.array_equal(pixels(mask), wanted.mask)
-    assert not wanted.uncertainty[:, :30].any()
+    assert numbers["guidance"]["points"] == [list(point) for point in points]
+    assert not wanted.uncertainty[:, :30].any() or not framed
 
 
 @pytest.mark.parametrize(
@@ -107,7 +132,6 @@ def test_a_scan_frame_is_cut_off_as_by_the_pipeline(client, loaded, tmp_path, pr
         {"mc_samples": 0},
         {"mc_samples": 5, "suspicion_threshold": 0.5},
         {"suspicion_threshold": 0.2, "correctors": ["fp"]},
-        {"suspicion_threshold": 0.2, "correctors": ["fn"]},
         {"correctors": []},
         {"presence_threshold": 1.0},
     ],
@@ -118,15 +142,16 @@ def test_every_control_means_what_it_means_to_the_model(client, loaded, options)
     wanted = expected(loaded, SAMPLES[1], **options)
     assert np.array_equal(pixels(mask), wanted.mask)
     assert numbers["mean_uncertainty"] == pytest.approx(wanted.measurements()["mean_uncertainty"], abs=1e-5)
+    assert numbers["settings"] | options == numbers["settings"]
 
 
 def test_correctors_matter_in_these_tests(loaded):
     corrected = expected(loaded, SAMPLES[1], suspicion_threshold=0.2)
-    assert (corrected.mask & ~corrected.initial_mask).any() or (corrected.initial_mask & ~corrected.mask).any()
+    assert (corrected.mask ^ corrected.initial_mask).any()
 
 
 @pytest.fixture
-def stages(space_page, monkeypatch):
+def stages(monkeypatch):
     """Which stages ran, in order."""
     ran = []
     for stage in ("encode", "decode", "correct"):
@@ -140,79 +165,144 @@ def stages(space_page, monkeypatch):
     return ran
 
 
-def test_controls_repeat_only_what_they_must(client, stages):
-    defaults = {"mc_samples": 2, "suspicion_threshold": 0.5, "presence_threshold": 0.5, "correctors": ["fp", "fn"]}
-    client.predict(handed(SAMPLES[0]), *defaults.values(), api_name="/open_image")
+def test_a_client_that_asks_again_about_an_image_finds_it_encoded(client, stages):
+    client.predict(handed(SAMPLES[0]), api_name="/segment")
+    client.predict(handed(SAMPLES[0]), points=[[100, 120]], api_name="/segment")
+    assert stages.count("encode") == 1
+    client.predict(handed(SAMPLES[1]), api_name="/segment")
+    assert stages.count("encode") == 2
+
+
+OPENING = (2, 0.5, 0.5, ["fp", "fn"])
+VIEWER, HEAD, TABLE, SWITCH, MASK, OVERLAY, REPORT, FOOT = range(1, 9)
+
+
+@pytest.fixture
+def page(staged, tmp_path):
+    """The page's own actions, for one visitor."""
+    visit = Visit.begin(tmp_path, CONTROLS)
+
+    def act(name, *inputs, **said):
+        event = (gr.EventData(None, {"ticket": 1, **said}),) if said else ()
+        return getattr(Actions(staged), name)(visit, *event, *inputs)
+
+    act.visit = visit
+    return act
+
+
+NOTHING = {"points": [], "labels": [], "box": None, "strokes": []}
+
+
+def test_controls_repeat_only_what_they_must(page, stages):
+    page("open_sample", *OPENING, index=0)
     assert [stage for stage in stages if stage != "correct"] == ["encode", "decode"]
-    for changed in ({"suspicion_threshold": 0.3}, {"presence_threshold": 0.9}, {"correctors": ["fp"]}):
+    for changed in ((2, 0.3, 0.5, ["fp", "fn"]), (2, 0.5, 0.9, ["fp", "fn"]), (2, 0.5, 0.5, ["fp"])):
         stages.clear()
-        client.predict(**{**defaults, **changed}, api_name="/control")
+        page("control", *changed)
         assert set(stages) == {"correct"}, changed
     stages.clear()
-    client.predict(**{**defaults, "mc_samples": 3}, api_name="/control")
+    page("control", 3, 0.5, 0.5, ["fp", "fn"])
     assert stages.count("decode") == 1
     assert "encode" not in stages
 
 
-OPENING = (2, 0.5, 0.5, ["fp", "fn"])
+def test_guidance_is_answered_whole_and_undone_without_decoding(page, loaded, stages):
+    opened = page("open_sample", *OPENING, index=0)
+    point = {**NOTHING, "points": [[100, 120]], "labels": [1]}
+    clicked = page("guide", **point)
+    wanted = expected(loaded, SAMPLES[0], Prompt(((100, 120),), (1,)))
+    assert np.array_equal(pixels(clicked[MASK]), wanted.mask)
+    stroke = {"path": [[20, 20], [60, 20]], "radius": 6, "erase": False}
+    edited = page("guide", **{**point, "strokes": [stroke]})
+    assert pixels(edited[MASK])[20, 20:60].all(), "the edited mask is what is saved"
+    numbers = json.loads(Path(edited[REPORT]).read_text())
+    assert numbers["area"] == pixels(edited[MASK]).sum(), "and measured"
+    assert numbers["guidance"]["strokes"] == [stroke]
+    assert numbers["guidance"]["points"] == [[100.0, 120.0]]
+    stages.clear()
+    undone = page("guide", **NOTHING)
+    assert "decode" not in stages
+    assert undone[VIEWER]["mask"] == opened[VIEWER]["mask"]
+    assert stages.count("encode") == 0
 
 
-def area(answer) -> str:
-    """As the last table of an answer says it."""
-    return dict(answer[-1])["Area"]
+def test_what_is_shown_is_what_can_be_taken_away(page):
+    shown = page("open_sample", *OPENING, index=1)
+    boxed = page("guide", **{**NOTHING, "box": [20, 20, 150, 150]})
+    for answer in (shown, boxed):
+        mask, numbers = pixels(answer[MASK]), json.loads(Path(answer[REPORT]).read_text())
+        assert rings(mask) or not mask.any()
+        assert numbers["area"] == mask.sum()
+        assert len(answer[VIEWER]["axes"]) == 2 * len(numbers["each_lesion"])
+        assert (np.asarray(PIL.Image.open(answer[OVERLAY])) == CONTOUR).all(-1).any()
+    assert numbers["guidance"]["box"] == [20, 20, 150, 150]
+    assert numbers["checkpoint"]
+    assert numbers["revision"]
 
 
-def test_clicks_answer_from_the_image_encoded_once(client, loaded, stages):
-    opened = client.predict(handed(SAMPLES[0]), *OPENING, api_name="/open_image")
-    client.predict(100, 120, "Lesion", api_name="/click")
-    clicked = client.predict(20, 30, "Background", api_name="/click")
-    wanted = expected(loaded, SAMPLES[0], {"input_points": [[100, 120], [20, 30]], "input_labels": [1, 0]})
-    assert area(clicked).startswith(f"{wanted.mask.sum():,} px")
-    assert stages.count("encode") == 1
-    assert "encoded **once**" in clicked[1]
-    client.predict(150, 160, "Box corner", api_name="/click")
-    boxed = client.predict(40, 60, "Box corner", api_name="/click")
-    prompts = {"input_points": [[100, 120], [20, 30]], "input_labels": [1, 0], "input_boxes": [[40, 60, 150, 160]]}
-    wanted = expected(loaded, SAMPLES[0], prompts)
-    assert area(boxed).startswith(f"{wanted.mask.sum():,} px")
-    assert len({area(answer) for answer in (opened, clicked, boxed)}) == 3
-    corner = client.predict(api_name="/undo")
-    assert area(corner) == area(clicked)
-    with pytest.raises(AppError, match="box is empty"):
-        client.predict(150, 160, "Box corner", api_name="/click")
-    assert area(client.predict(api_name="/clear")) == area(opened)
-    assert stages.count("encode") == 1
+def test_the_mask_before_correction_is_one_press_away(page):
+    corrected = page("open_sample", *OPENING, index=1)
+    before = page("switch_correction")
+    assert not np.array_equal(pixels(before[MASK]), pixels(corrected[MASK]))
+    assert json.loads(Path(before[REPORT]).read_text())["corrected_pixels"] == 0
+    assert before[SWITCH]["visible"]
+    assert np.array_equal(pixels(page("switch_correction")[MASK]), pixels(corrected[MASK]))
 
 
-def of_colour(path, colour) -> np.ndarray:
-    return (np.asarray(PIL.Image.open(path).convert("RGB")) == colour).all(-1)
+def test_outlines_are_where_the_mask_is():
+    mask = np.zeros((20, 30), bool)
+    mask[4:9, 10:16] = True
+    mask[6, 12] = False
+    outer, hole = sorted(rings(mask), key=len, reverse=True)
+    assert np.min(outer, 0).tolist() == [10.0, 4.0]
+    assert np.max(outer, 0).tolist() == [16.0, 9.0]
+    assert np.mean(hole[:-1], 0) == pytest.approx([12.5, 6.5])
+    assert rings(np.ones((3, 3), bool)), "up to the edge of the image"
+    assert rings(np.zeros((3, 3))) == []
 
 
-def test_pictures_show_the_lesion_and_what_the_correctors_did(client):
-    _, contour, slider, _, corrections, *_ = client.predict(handed(SAMPLES[1]), *OPENING, api_name="/open_image")
-    outline, added, removed = of_colour(contour, CONTOUR), *(of_colour(corrections, x) for x in (ADDED, REMOVED))
-    assert outline.any()
-    assert added.any()
-    assert removed.any()
-    before, after = (np.asarray(PIL.Image.open(path)) for path in slider)
-    assert np.array_equal((before != after).any(-1)[added | removed], np.ones((added | removed).sum(), bool))
-    contour, (before, after), _, corrections, *_ = client.predict(2, 0.5, 0.5, [], api_name="/control")
-    assert not (of_colour(corrections, ADDED) | of_colour(corrections, REMOVED)).any()
-    assert PIL.Image.open(before) == PIL.Image.open(after)
-    contour, *_, table, mask, _, numbers, _, _, _, _ = client.predict(2, 0.5, 1.0, ["fp", "fn"], api_name="/control")
-    assert not of_colour(contour, CONTOUR).any()
-    assert dict(table)["Box"] == "no lesion marked"
-    assert not pixels(mask).any()
-    assert json.loads(Path(numbers).read_text())["box"] is None
+HEAD_LINES = [(0.1, "None seen", "none"), (0.6, "Unsure", "unsure"), (0.95, "Lesion likely", "likely")]
 
 
-def test_two_visitors_do_not_meet(space_page, tmp_path, stages):
+@pytest.mark.parametrize(("presence", "title", "level"), HEAD_LINES)
+def test_the_answer_comes_first_and_says_what_it_is_worth(loaded, presence, title, level):
+    found = dataclasses.replace(expected(loaded, SAMPLES[1]), presence=presence, score=0.9)
+    said = head_line(found, Guidance(), CONTROLS)
+    assert (said["title"], said["level"]) == (title, level)
+    assert said["lines"][0] == "The outline probably fits well."
+    assert "often wrong" in said["lines"][-1]
+
+
+def disk(radius, teeth=0):
+    rows, columns = np.mgrid[:90, :90] - 45
+    waves = teeth and 6 * np.sin(teeth * np.arctan2(rows, columns))
+    return np.hypot(rows, columns) < radius + waves
+
+
+@pytest.mark.parametrize(
+    ("corrected", "why"),
+    [
+        (disk(20), ""),
+        (disk(20.2), ""),
+        (disk(20, teeth=14), "ragged"),
+        (disk(20) & ~disk(12) | disk(8), "pieces"),
+        (disk(30), "lowered"),
+    ],
+    ids=["same", "hardly another", "ragged", "pieces", "larger than is probable"],
+)
+def test_the_mask_before_correction_is_offered_where_it_may_be_better(corrected, why):
+    before = disk(20)
+    probability = np.where(before, 0.9, 0.05)
+    found = Segmentation(corrected, before, probability, probability, np.zeros((90, 90)), 0.9, 0.9)
+    assert (why in initial_is_better(found)) if why else (initial_is_better(found) == "")
+
+
+def test_two_visitors_do_not_meet(space_page, tmp_path):
     first, second = (Client(space_page.local_url, download_files=str(tmp_path), verbose=False) for _ in range(2))
-    alone = first.predict(handed(SAMPLES[0]), *OPENING, api_name="/open_image")
-    second.predict(handed(SAMPLES[1]), *OPENING, api_name="/open_image")
-    second.predict(60, 60, "Lesion", api_name="/click")
-    again = first.predict(api_name="/clear")
-    assert again[-1] == alone[-1]
+    alone = first.predict(handed(SAMPLES[0]), api_name="/segment")
+    other = second.predict(handed(SAMPLES[1]), points=[[60, 60]], api_name="/segment")
+    again = first.predict(handed(SAMPLES[0]), api_name="/segment")
+    assert again[1] == alone[1] != other[1]
 
 
 def test_two_at_a_time_and_the_others_wait(space_page, loaded, tmp_path, monkeypatch):
@@ -238,6 +328,54 @@ def test_two_at_a_time_and_the_others_wait(space_page, loaded, tmp_path, monkeyp
     for job, sample in zip(jobs, SAMPLES, strict=True):
         assert np.array_equal(pixels(job.result()[0]), expected(loaded, sample).mask)
     assert most == 2
+
+
+def dicom(folder, name="frame.dcm", spacing=None, pixels=None):
+    path = folder / name
+    pixels = np.asarray(PIL.Image.open(SAMPLES[0]).convert("L")) if pixels is None else pixels
+    dataset = Dataset()
+    dataset.SOPClassUID, dataset.SOPInstanceUID = SecondaryCaptureImageStorage, generate_uid()
+    dataset.Rows, dataset.Columns = pixels.shape
+    dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
+    dataset.BitsAllocated = dataset.BitsStored = 8
+    dataset.HighBit, dataset.PixelRepresentation = 7, 0
+    if spacing:
+        dataset.PixelSpacing = list(spacing)
+    dataset.PixelData = pixels.tobytes() + bytes(pixels.size % 2)
+    dataset.file_meta = pydicom.dataset.FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.save_as(path, enforce_file_format=True)
+    return path
+
+
+def test_dicom_opens_and_is_measured_in_millimetres(client, loaded, tmp_path):
+    path = dicom(tmp_path, spacing=(0.2, 0.1))
+    mask, numbers = client.predict(handed(path), api_name="/segment")
+    wanted = expected(loaded, SAMPLES[0])
+    assert np.array_equal(pixels(mask), wanted.mask)
+    assert numbers["mm_per_pixel"] == [0.2, 0.1]
+    areas = [lesion["area_mm2"] for lesion in numbers["each_lesion"]]
+    assert sum(areas) == pytest.approx(wanted.mask.sum() * 0.02)
+    table, *_, archive, _ = client.predict([handed(path)], None, api_name="/batch")
+    assert table["data"][0][3] == f"{wanted.mask.sum() * 0.02:.1f} mm²"
+    assert "mm" in table["data"][0][4]
+    rows = list(csv.DictReader(io.StringIO(unpacked(archive)["table.csv"].decode())))
+    assert float(rows[0]["area_mm2"]) == pytest.approx(wanted.mask.sum() * 0.02)
+
+
+def test_a_picture_without_a_scale_is_given_one(page):
+    plain = page("open_sample", *OPENING, index=0)
+    by_line = page("calibrate_by_line", mm_per_pixel=0.25)
+    typed = page("calibrate", 0.5)
+    for answer, side in ((by_line, 0.25), (typed, 0.5)):
+        numbers = json.loads(Path(answer[REPORT]).read_text())
+        assert numbers["mm_per_pixel"] == [side, side]
+        assert numbers["each_lesion"][0]["area_mm2"] == pytest.approx(numbers["each_lesion"][0]["area"] * side**2)
+        assert "mm" in answer[VIEWER]["axes"][0]["text"]
+        assert any("mm" in value for _, value in answer[TABLE])
+    assert plain[TABLE] == page("calibrate", None)[TABLE]
+    with pytest.warns(UserWarning, match="between"):
+        page("calibrate", -1.0)
 
 
 def broken_png(folder):
@@ -276,7 +414,7 @@ def heavy_file(folder):
     return path
 
 
-def dicom(folder):
+def damaged_dicom(folder):
     path = folder / "frame.dcm"
     path.write_bytes(bytes(128) + b"DICM" + bytes(100))
     return path
@@ -288,7 +426,7 @@ BAD_FILES = {
     empty_file: "empty",
     vector_picture: "not an image",
     huge_picture: "16 million",
-    dicom: "DICOM",
+    damaged_dicom: "DICOM",
     heavy_file: "larger than 20 MB",
 }
 
@@ -319,14 +457,43 @@ def test_an_upload_ends_where_the_limit_is_passed(space_page):
         ({"points": [5, 5]}, "points"),
         ({"points": [[5, "left"]]}, "points"),
         ({"points": [[5, 5]], "labels": [2]}, "labels"),
+        ({"points": [[5, 5]] * 65}, "at most 64"),
         ({"box": [1, 2, 3]}, "box"),
         ({"box": [10, 20, 10, 90]}, "empty"),
+        ({"box": [10, 20, 10000, 90]}, "outside"),
         ({"mc_samples": 1000}, "maximum"),
     ],
 )
 def test_bad_prompts_and_settings_are_refused(client, prompts, said):
     with pytest.raises(AppError, match=said):
         client.predict(handed(SAMPLES[0]), **prompts, api_name="/segment")
+
+
+@pytest.mark.parametrize(
+    "strokes",
+    [
+        "brush",
+        [1],
+        [{}],
+        [{"path": [], "radius": 3}],
+        [{"path": [[1, 2]], "radius": 0}],
+        [{"path": [[1e9, 2]], "radius": 3}],
+    ],
+    ids=str,
+)
+def test_a_page_that_sends_nonsense_is_told_so_and_keeps_what_it_shows(page, strokes):
+    shown = page("open_sample", *OPENING, index=0)
+    with pytest.warns(UserWarning, match="stroke"):
+        kept = page("guide", **{**NOTHING, "strokes": strokes, "ticket": 7})
+    assert kept[VIEWER]["mask"] == shown[VIEWER]["mask"]
+    assert kept[VIEWER]["ticket"] == 7, "the page knows that it was answered"
+
+
+@pytest.mark.parametrize("index", range(len(PICKED)))
+def test_every_sample_opens_with_its_reference(page, index):
+    value = page("open_sample", *OPENING, index=index)[VIEWER]
+    assert value["name"] == PICKED[index].name
+    assert bool(value["reference"]) == (not PICKED[index].below), "what is cut below a lesion shows none"
 
 
 def mask_of(sample):
@@ -352,7 +519,9 @@ def test_batch_gives_table_and_zip_and_compares(client, loaded, tmp_path):
         assert np.array_equal(pixels(io.BytesIO(files[f"{path.stem}_mask.png"])), wanted.mask)
         assert f"{path.stem}_overlay.png" in files
         numbers = json.loads(files[f"{path.stem}.json"])
-        assert numbers["area"] == int(rows[index]["area"]) == table["data"][index][2] == wanted.mask.sum()
+        assert (
+            numbers["area"] == int(rows[index]["area"]) == int(table["data"][index][3].split()[0]) == wanted.mask.sum()
+        )
         if index < 2:
             truth = pixels(mask_of(path))
             dice = overlap(wanted.mask, truth)["dice"]
@@ -403,32 +572,11 @@ def test_a_reference_of_another_size_is_refused(client, tmp_path):
         client.predict([handed(SAMPLES[0])], [handed(reference)], api_name="/batch")
 
 
-def test_a_huge_image_is_shown_smaller_but_segmented_at_its_size(client, tmp_path):
+def test_a_huge_image_is_segmented_at_its_size(client, tmp_path):
     path = tmp_path / "poster.png"
     PIL.Image.open(SAMPLES[0]).resize((2000, 3000)).save(path)
-    image, contour, *_ = client.predict(handed(path), *OPENING, api_name="/open_image")
-    assert max(PIL.Image.open(image).size) == max(PIL.Image.open(contour).size) == 1600
     mask, numbers = client.predict(handed(path), points=[[1900, 2900]], api_name="/segment")
     assert PIL.Image.open(mask).size == (numbers["width"], numbers["height"]) == (2000, 3000)
-
-
-def test_files_of_the_server_are_none_of_a_visitors_business(space_page, client, tmp_path):
-    private = tmp_path / "private.png"
-    private.write_bytes(SAMPLES[0].read_bytes())
-    named = {"path": str(private), "meta": {"_type": "gradio.FileData"}}
-    call = f"{space_page.local_url}gradio_api/call/segment"
-    started = httpx.post(call, json={"data": [named, [], [], [], 2, 0.5, 0.5, []]})
-    answer = httpx.get(f"{call}/{started.json()['event_id']}", timeout=60)
-    assert "event: error" in answer.text
-    assert "event: complete" not in answer.text
-    assert client.predict(handed(private), api_name="/segment"), "the same file is fine when it is handed over"
-
-
-def upload_in(root):
-    """Where Gradio would put an upload."""
-    folder = root / ("ab" * 32)
-    folder.mkdir()
-    return folder / "upload.png"
 
 
 NAMED_BY_AN_ATTACKER = {
@@ -436,6 +584,7 @@ NAMED_BY_AN_ATTACKER = {
     "a sample by a detour": lambda kept: kept / ".." / ".." / SAMPLES[4].relative_to("/"),
     "a sample behind a link": lambda kept: link(kept / ("cd" * 32), SAMPLES[4]),
     "what another visitor got": lambda kept: next(kept.rglob("*_mask.png")),
+    "another visitor's copy": lambda kept: next(kept.glob("visit-*/uploads/*/*.png")),
 }
 
 
@@ -452,111 +601,138 @@ def test_no_call_keeps_reads_or_removes_a_file_that_was_not_uploaded(space_page,
     """A caller names a file of the server, holds a heartbeat, and disconnects; the file must still be there."""
     client.predict(handed(SAMPLES[0]), api_name="/segment")
     path = NAMED_BY_AN_ATTACKER[kind](Path(os.environ["GRADIO_TEMP_DIR"]))
-    before, left, leave = path.read_bytes(), threading.Event(), Visits.leave
-
-    def noted(visits, session):
-        leave(visits, session)
-        if session == "attacker":
-            left.set()
-
-    monkeypatch.setattr(Visits, "leave", noted)
     named = {"path": str(path), "meta": {"_type": "gradio.FileData"}}
     data = [[named], None, 2, 0.5, 0.5, []] if call == "batch" else [named, [], [], [], 2, 0.5, 0.5, []]
-    api = f"{space_page.local_url}gradio_api"
-    with httpx.stream("GET", f"{api}/heartbeat/attacker") as held:
+    before, api, session = path.read_bytes(), f"{space_page.local_url}gradio_api", f"attacker-{call}-{kind}"
+    with httpx.stream("GET", f"{api}/heartbeat/{session}") as held:
         assert "ALIVE" in next(held.iter_lines())
-        started = httpx.post(f"{api}/call/{call}", json={"data": data, "session_hash": "attacker"})
+        started = httpx.post(f"{api}/call/{call}", json={"data": data, "session_hash": session})
         answer = httpx.get(f"{api}/call/{call}/{started.json()['event_id']}", timeout=60)
+        (visit,) = (
+            value for value in space_page.state_holder[session].state_data.values() if isinstance(value, Visit)
+        )
+        ended = threading.Event()
+        monkeypatch.setattr(visit, "end", lambda: (Visit.end(visit), ended.set()))
     assert "event: error" in answer.text
-    assert left.wait(timeout=60)
+    assert ended.wait(timeout=60)
     assert path.read_bytes() == before
 
 
-def test_nothing_is_left_when_a_visit_ends(tmp_path, loaded):
-    visits, upload = Visits(tmp_path, CONTROLS), upload_in(tmp_path)
-    PIL.Image.open(SAMPLES[0]).save(upload)
-    staged = StagedModel(*loaded)
-    for session in ("a", "b"):
-        with visits.of(session) as visit:
-            visits.keep(visit, [upload])
-            visit.open(staged, PIL.Image.open(upload).convert("RGB"), upload.name)
-            (visit.new_folder("segment") / f"{session}.png").touch()
-    visits.leave("a")
+def test_nothing_is_left_of_a_file_input_when_its_visitor_leaves(space_page, tmp_path):
+    kept, before = Path(os.environ["GRADIO_TEMP_DIR"]), files_in(Path(os.environ["GRADIO_TEMP_DIR"]))
+    image = tmp_path / "private-scan.png"
+    PIL.Image.open(SAMPLES[0]).rotate(2).save(image)
+    visitor = Client(space_page.local_url, download_files=str(tmp_path), verbose=False)
+    visitor.predict(handed(image), api_name="/segment")
+    visitor.predict([handed(image)], None, api_name="/batch")
+    assert files_in(kept) - before
+    (visit,) = (
+        value
+        for value in space_page.state_holder[visitor.session_hash].state_data.values()
+        if isinstance(value, Visit)
+    )
+    visit.end()
+    assert files_in(kept) - before == set()
+
+
+def files_in(folder):
+    return {path for path in folder.rglob("*") if path.is_file()}
+
+
+def begun(root):
+    """A visit, and an upload as Gradio stores it."""
+    folder = root / ("ab" * 32)
+    folder.mkdir(exist_ok=True)
+    (folder / "incoming").write_bytes(SAMPLES[0].read_bytes())
+    (folder / "incoming").rename(folder / "upload.png")
+    return Visit.begin(root, CONTROLS), folder / "upload.png"
+
+
+def test_an_upload_goes_with_the_last_visit_that_has_it(tmp_path):
+    (first, upload), second = begun(tmp_path), Visit.begin(tmp_path, CONTROLS)
+    own = [visit.take(str(upload)) for visit in (first, second)]
+    assert own[0] != own[1]
+    assert read_upload(own[1]).image.size == PIL.Image.open(SAMPLES[0]).size
+    first.end()
     assert upload.exists(), "the other visitor still uses an equal file"
-    assert [path.name for path in tmp_path.rglob("*.png")].count("b.png") == 1
-    assert not list(tmp_path.rglob("a.png"))
-    visits.leave("b")
-    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
-    with visits.of("b") as visit:
-        assert visit.encoded is None
+    assert not own[0].exists()
+    second.end()
+    assert files_in(tmp_path) == set()
 
 
 def test_an_equal_file_that_somebody_just_uploaded_stays_for_them(tmp_path):
-    visits, upload = Visits(tmp_path, CONTROLS), upload_in(tmp_path)
-    upload.touch()
-    with visits.of("a") as visit:
-        visits.keep(visit, [upload])
-    (tmp_path / "incoming").write_bytes(b"")
-    os.utime(tmp_path / "incoming", ns=(1, 1))
-    (tmp_path / "incoming").rename(upload)  # as the server stores what the second visitor sent
-    visits.leave("a")
-    assert upload.exists()
-    with visits.of("b") as visit:
-        visits.keep(visit, [upload])
-    visits.leave("b")
-    assert not upload.exists()
+    first, upload = begun(tmp_path)
+    first.take(str(upload))
+    second, upload = begun(tmp_path)
+    first.end()
+    second.take(str(upload))
+    second.end()
+    assert files_in(tmp_path) == set()
 
 
-def test_an_answer_that_comes_after_the_visitor_left_is_deleted_too(tmp_path):
-    visits, upload = Visits(tmp_path, CONTROLS), upload_in(tmp_path)
-    upload.touch()
-    inside, go_on = threading.Event(), threading.Event()
-
-    def answer():
-        with visits.of("a") as visit:
-            inside.set()
-            go_on.wait()
-            visits.keep(visit, [upload])
-            (visit.new_folder("segment") / "mask.png").touch()
-
-    answering = threading.Thread(target=answer)
-    leaving = threading.Thread(target=visits.leave, args=("a",))
-    answering.start()
-    inside.wait()
-    leaving.start()
-    go_on.set()
-    for thread in (answering, leaving):
-        thread.join()
-    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+def test_a_file_that_was_taken_once_is_there_for_the_whole_visit(tmp_path):
+    visit, upload = begun(tmp_path)
+    own = visit.take(str(upload))
+    upload.unlink()
+    assert visit.take(str(upload)) == own
+    with pytest.raises(ValueError, match=r"upload.png is not among your uploads"):
+        Visit.begin(tmp_path, CONTROLS).take(str(upload))
 
 
-def test_an_action_that_begins_as_the_visitor_leaves_leaves_nothing(tmp_path):
-    visits = Visits(tmp_path, CONTROLS)
-    with visits.of("a") as visit:
+def test_files_of_an_action_that_runs_go_when_it_is_done(tmp_path):
+    visit, upload = begun(tmp_path)
+    with visit.at_work():
+        visit.end()
+        own = visit.take(str(upload))
+        assert own.is_file()
+        (visit.new_folder("answer") / "mask.png").touch()
+    assert files_in(tmp_path) == set()
+
+
+def test_what_was_forgotten_goes_after_an_hour(tmp_path):
+    idle, upload = begun(tmp_path)
+    busy = Visit.begin(tmp_path, CONTROLS)
+    for visit in (idle, busy):
+        (visit.new_folder("answer") / "mask.png").touch()
+    long_ago = time.time() - IDLE_SECONDS - 60
+    for folder in (idle.folder, busy.folder, upload.parent):
+        os.utime(folder, (long_ago, long_ago))
+    with busy.at_work():
         pass
-
-    class LeavesJustNow:
-        def __enter__(self):
-            visit.lock = threading.Lock()
-            visits.leave("a")
-
-        def __exit__(self, *error):
-            pass
-
-    visit.lock = LeavesJustNow()
-    with visits.of("a") as late:
-        (late.new_folder("segment") / "mask.png").touch()
-    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+    sweep(tmp_path)
+    assert {path.relative_to(tmp_path).parts[0] for path in files_in(tmp_path)} == {busy.folder.name}
 
 
-def test_a_forgotten_visit_ends_by_itself(tmp_path):
-    visits = Visits(tmp_path, CONTROLS)
-    for session in ("idle", "busy"):
-        with visits.of(session) as visit:
-            (visit.new_folder("segment") / f"{session}.png").touch()
-            visit.last_used -= IDLE_SECONDS + 1 if session == "idle" else 0
-    visits.forget_idle()
-    assert [path.name for path in tmp_path.rglob("*.png")] == ["busy.png"]
+def test_a_page_that_is_closed_during_a_batch_ends_it_quietly(staged, tmp_path, monkeypatch, capfd):
+    visit, read = Visit.begin(tmp_path, CONTROLS), []
+    named = []
+    for index, sample in enumerate(SAMPLES[:3]):
+        folder = tmp_path / (f"{index:02d}" * 32)
+        folder.mkdir()
+        named.append(folder / sample.name)
+        named[-1].write_bytes(sample.read_bytes())
+
+    def closing(path):
+        read.append(path.name)
+        if len(read) == 2:
+            visit.end()
+        return read_upload(path)
+
+    monkeypatch.setattr(batch, "read_upload", closing)
+    Actions(staged).batch(visit, [str(path) for path in named], None, *OPENING, lambda share, desc: None)
+    assert read == [path.name for path in SAMPLES[:2]], "the third is not begun"
+    assert files_in(tmp_path) == set()
+    assert "Traceback" not in "".join(capfd.readouterr())
+
+
+def test_names_are_shown_as_text(page, tmp_path):
+    visit, name = page.visit, "![](x) <img src=x onerror=alert(1)> **bold**.png"
+    folder = tmp_path / ("cd" * 32)
+    folder.mkdir()
+    (folder / name).write_text("Dear doctor")
+    with pytest.warns(UserWarning, match="&lt;img src=x onerror=alert"):
+        page("open_upload", *OPENING, path=str(folder / name))
+    assert visit.scan is None
 
 
 def test_no_telemetry(space_page):
@@ -615,6 +791,15 @@ def test_colours_can_be_told_apart_without_red_or_green_cones(seen):
     left = [(np.array(seen) @ colour).clip(0, 1) ** (1 / 2.2) for colour in linear]
     for first, second in itertools.combinations(left, 2):
         assert np.linalg.norm(first - second) > 0.3
+
+
+def test_the_named_calls_are_tools_that_explain_themselves(space_page):
+    tools = {tool["name"]: tool for tool in httpx.get(f"{space_page.local_url}gradio_api/mcp/schema").json()}
+    assert {"segment", "batch"} == {name.removeprefix("sfrecsam_").split("_")[-1] for name in tools}
+    for tool in tools.values():
+        assert "breast-ultrasound" in tool["description"]
+        described = tool["inputSchema"]["properties"]
+        assert all(parameter.get("description") for parameter in described.values()), described
 
 
 def test_the_example_in_the_readme_runs(space_page):

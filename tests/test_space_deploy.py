@@ -127,12 +127,19 @@ def address(process) -> str:
 
 
 def test_the_repository_holds_the_space_the_package_and_nothing_else(staged):
-    assert {"README.md", "app.py", "page.css", "page.js", "requirements.txt", "samples", "sfrecsam_hf"} <= {
-        path.name for path in staged.iterdir()
-    }
+    assert {
+        "README.md",
+        "app.py",
+        "page.css",
+        "viewer.html",
+        "viewer.js",
+        "requirements.txt",
+        "samples",
+        "sfrecsam_hf",
+    } <= {path.name for path in staged.iterdir()}
     files = [path for path in staged.rglob("*") if path.is_file() and ".cache" not in path.parts]
     kinds = {path.suffix for path in files}
-    assert kinds <= {".py", ".md", ".txt", ".png", ".css", ".js", ".gitattributes"}
+    assert kinds <= {".py", ".md", ".txt", ".png", ".css", ".html", ".js", ".gitattributes"}
     assert all(path.stat().st_size < 400_000 for path in files)
 
 
@@ -175,7 +182,8 @@ def test_the_header_is_one_that_a_space_takes():
 
 def test_requirements_are_those_of_the_package():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    known = {*project["dependencies"], *project["optional-dependencies"]["plot"]}
+    extras = project["optional-dependencies"]
+    known = {*project["dependencies"], *extras["plot"], *extras["dicom"]}
     assert set(requirements(SPACE / "requirements.txt")) <= known
 
 

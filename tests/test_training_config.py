@@ -1,5 +1,6 @@
 """Settings come from YAML, flags go on top, and what cannot be used is refused in one sentence."""
 
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -54,7 +55,13 @@ def test_numbers_in_scientific_notation_are_numbers(tmp_path):
         ({"accumulation": 0}, "accumulation=0 must be 1 or more"),
         ({"learning_rate": 0}, "learning_rate=0.0 must be above 0"),
         ({"learning_rate": "fast"}, "learning_rate='fast' must be of type float"),
-        ({"learning_rate": float("nan")}, "learning_rate=nan must be above 0"),
+        ({"learning_rate": float("nan")}, "learning_rate=nan must be finite"),
+        ({"learning_rate": float("inf")}, "learning_rate=inf must be finite"),
+        ({"clip": float("inf")}, "clip=inf must be finite"),
+        ({"clip": "nan"}, "clip=nan must be finite"),
+        ({"weight_decay": float("inf")}, "weight_decay=inf must be finite"),
+        ({"augmentation": float("nan")}, "augmentation=nan must be finite"),
+        ({"shares": [float("nan")]}, "shares=.nan. must be finite"),
         ({"clip": 0}, "clip=0.0 must be above 0"),
         ({"weight_decay": -0.1}, "weight_decay=-0.1 must be 0 or more"),
         ({"augmentation": -1}, "augmentation=-1.0 must be 0 or more"),
@@ -108,9 +115,18 @@ def test_the_command_refuses_in_one_sentence_and_leaves_nothing(busi_folder, tmp
     assert not output.exists()
 
 
-def test_help_names_every_setting(capsys):
+def test_help_explains_every_setting_in_whole_sentences(capsys):
     with pytest.raises(SystemExit):
         main(["train", "--help"])
-    shown = capsys.readouterr().out
-    assert all(f"--{name.replace('_', '-')}" in shown for name in TrainingConfig.__dataclass_fields__)
-    assert "largest gradient norm" in shown.lower(), "each flag says what it does"
+    shown = " ".join(capsys.readouterr().out.split())
+    for setting in fields(TrainingConfig):
+        told = setting.metadata["help"]
+        assert f"--{setting.name.replace('_', '-')}" in shown
+        assert told in shown
+        assert told[-1] == "."
+
+
+@pytest.mark.parametrize("flag", ["--learning-rate", "--clip"])
+def test_flags_out_of_range_are_refused(capsys, flag):
+    assert main(["train", "--train", "scans", "--validation", "scans", flag, "inf"]) == 2
+    assert capsys.readouterr().err == f"sfrecsam: {flag[2:].replace('-', '_')}=inf must be finite.\n"

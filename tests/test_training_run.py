@@ -102,15 +102,21 @@ def test_a_run_ends_early_when_it_no_longer_improves(busi_folder, tmp_path, monk
     assert max(row["epoch"] for row in history(tmp_path / "run")) == 3
 
 
-def test_a_checkpoint_is_chosen_on_all_folders_together(busi_folder, tmp_path):
+def test_a_checkpoint_is_chosen_on_all_folders_together(busi_folder, tmp_path, capsys):
     chosen = {"train": [str(busi_folder)], "validation": [str(busi_folder), str(SAMPLES)], "overlays": 20}
     run = TrainingRun(settings(busi_folder, tmp_path / "run", **chosen))
-    held_out = [set(load_split(folder, "val")["name"]) for folder in chosen["validation"]]
+    # A folder that is given for one purpose alone and has no split is used as a whole.
+    held_out = [set(load_split(busi_folder, "val")["name"]), set(load_split(SAMPLES, None)["name"])]
     assert all(held_out)
     assert set(run.validation.images["name"]) == held_out[0] | held_out[1]
     assert len(run.validation.images) == len(held_out[0]) + len(held_out[1])
     run.train_stage()
     run.close()
+    shown = capsys.readouterr().out
+    trained = len(run.images)
+    assert f"{busi_folder}: of 20 images {trained} train, {len(held_out[0])} validate, 0 are not used" in shown
+    assert f"{SAMPLES}: of 6 images 0 train, 6 validate, 0 are not used" in shown
+    assert f"an epoch shows {trained // 4 * 4} of {trained} training images" in shown
     told = json.loads((tmp_path / "run" / "best" / "training_summary.json").read_text())["validation"]
     assert [data["images"] for data in told] == [len(names) for names in held_out]
 

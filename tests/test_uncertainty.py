@@ -1,4 +1,4 @@
-"""Entropy, mutual information and calibration keep the laws they are defined by."""
+"""Entropy and mutual information keep the laws they are defined by."""
 
 import pytest
 import torch
@@ -8,8 +8,6 @@ from hypothesis import strategies as st
 
 from sfrecsam_hf.modeling.uncertainty import (
     binary_entropy,
-    expected_calibration_error,
-    reliability_curve,
     uncertainty_from_samples,
 )
 
@@ -54,27 +52,6 @@ def test_samples_that_agree_carry_no_epistemic_uncertainty(p, count):
 def test_samples_that_contradict_each_other_are_wholly_epistemic():
     _, entropy, information = uncertainty_from_samples(torch.tensor([[0.0], [1.0]]))
     assert entropy.item() == information.item() == 1.0
-
-
-def test_calibration_error_by_hand():
-    """Bins of one half: 3 pixels at 0.2 of which 1 is true, and 1 pixel at 0.9 that is not."""
-    probability, target = torch.tensor([0.2, 0.2, 0.2, 0.9]), torch.tensor([True, False, False, False])
-    expected = 3 / 4 * (1 / 3 - 0.2) + 1 / 4 * 0.9
-    assert expected_calibration_error(probability, target, bins=2) == pytest.approx(expected)
-    count, confidence, frequency = reliability_curve(probability, target, bins=2)
-    assert count.tolist() == [3, 1]
-    assert confidence.tolist() == pytest.approx([0.2, 0.9])
-    assert frequency.tolist() == pytest.approx([1 / 3, 0])
-
-
-@given(st.integers(0, 2**31), st.integers(2, 30))
-@settings(deadline=None, max_examples=30)
-def test_calibration_error_lies_between_0_and_1(seed, bins):
-    generator = torch.Generator().manual_seed(seed)
-    probability, target = torch.rand(50, generator=generator), torch.rand(50, generator=generator) > 0.5
-    assert 0 <= expected_calibration_error(probability, target, bins) <= 1
-    assert expected_calibration_error(target.double(), target, bins) == 0
-    assert expected_calibration_error(1 - target.double(), target, bins) == 1
 
 
 @torch.no_grad()

@@ -1,12 +1,12 @@
 """SF-RecSAM for breast-ultrasound lesion segmentation, native to transformers and the Hugging Face Hub.
 
-Names are imported when they are first used, so that `import sfrecsam_hf` and `sfrecsam --help` stay light.
+`import sfrecsam_hf` registers it with the Auto classes. What only some jobs need is imported when it is first used.
 """
 
+import sys
 from importlib import import_module
+from pathlib import Path
 from typing import Any
-
-from .registration import register_with_transformers
 
 __version__ = "0.2.0"
 
@@ -38,7 +38,9 @@ _MODULE_OF = {
 __all__ = sorted(_MODULE_OF)
 
 
-register_with_transformers()
+# The command `sfrecsam` registers once a job begins, so that `sfrecsam --help` does not wait for torch.
+if Path(sys.argv[0]).stem != "sfrecsam":
+    import_module(".registration", __name__)
 
 
 def __getattr__(name: str) -> Any:

@@ -2,13 +2,19 @@
 
 import argparse
 import dataclasses
-import re
 import sys
 import types
 import typing
+from importlib import import_module
 
 if typing.TYPE_CHECKING:
     from .inference.predict import PredictionReport
+
+
+PASSES = "stochastic passes for the uncertainty; with 0 a small head predicts it; the model's own if left out"
+# The extra that brings a package, for what `train` does not bring.
+EXTRAS = {"gradio": "demo", "onnx": "export", "onnxscript": "export", "onnxruntime": "export", "peft": "peft"}
+EXTRAS |= dict.fromkeys(("pydicom", "pylibjpeg"), "dicom") | dict.fromkeys(("av", "highdicom", "nibabel"), "formats")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -17,14 +23,13 @@ def main(arguments: list[str] | None = None) -> int:
     options = vars(parser.parse_args(arguments))
     job = options.pop("job")
     try:
+        import_module(".registration", __package__)
         return job(**options) or 0
     except (ValueError, OSError, FloatingPointError) as error:
         print(f"sfrecsam: {error}", file=sys.stderr)
         return 2
     except ModuleNotFoundError as error:
-        extra = {"gradio": "demo", "onnx": "export", "onnxscript": "export", "onnxruntime": "export"}.get(
-            error.name, "train"
-        )
+        extra = EXTRAS.get((error.name or "").split(".")[0], "train")
         print(f"sfrecsam: {error.name} is missing; run `pip install 'sfrecsam-hf[{extra}]'`.", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:
@@ -50,42 +55,73 @@ def _parser() -> argparse.ArgumentParser:
     job.add_argument("--output", default="predictions", help="folder to write to (%(default)s)")
     job.add_argument("--point", type=float, nargs=2, metavar=("X", "Y"), help="click on the lesion, in pixels")
     job.add_argument("--box", type=float, nargs=4, metavar=("X1", "Y1", "X2", "Y2"), help="box around the lesion")
-    job.add_argument("--resume", action="store_true", help="keep what an interrupted run has done")
+    job.add_argument(
+        "--resume", action="store_true", help="keep what an earlier run has done with the same file and settings"
+    )
+    job.add_argument(
+        "--mm-per-pixel", type=float, metavar="MM", help="size of a pixel, for images that do not tell it themselves"
+    )
+    job.add_argument(
+        "--no-tidy",
+        dest="tidy",
+        action="store_const",
+        const=False,
+        help="masks as the model says them: no smoothing, with holes, specks and pieces on burnt-in text",
+    )
     _add_inference(job)
 
-    job = jobs.add_parser("evaluate", help="measure a checkpoint on images with masks")
+    job = jobs.add_parser("evaluate", help="measure a checkpoint on images that have masks")
     job.set_defaults(job=_evaluate)
     job.add_argument("--data", required=True, metavar="DIR", help="folder or zip with images and masks")
-    job.add_argument("--output", required=True, help="folder for results.json, table and figures")
-    job.add_argument("--split", help="only this split of the data")
+    job.add_argument("--output", required=True, help="folder for results.json, tables and pictures")
+    job.add_argument("--split", help="evaluate only this split of the data")
     job.add_argument("--splits", metavar="CSV", help="table with the columns image, group and split")
-    job.add_argument("--columns", nargs="+", default=["auto", "oracle-point"], help="prompts (%(default)s)")
+    job.add_argument("--exclude", metavar="CSV", help="table of images to leave out, such as BUSI's objections.csv")
+    job.add_argument(
+        "--include-training-images",
+        action="store_true",
+        help="also measure on images that the checkpoint was trained on, and on their near-duplicates and patients",
+    )
+    job.add_argument(
+        "--columns",
+        nargs="+",
+        default=["auto", "oracle-point"],
+        help="prompts to measure: auto uses the image alone, oracle-point clicks on the true lesion (both)",
+    )
     _add_inference(job)
 
-    job = jobs.add_parser("card", help="write the model card of a model repository from its results")
+    job = jobs.add_parser("card", help="write the model card from the results of an evaluation")
     job.set_defaults(job=_card)
-    job.add_argument("folder", help="holds a checkpoint, its results.json and figures; README.md is written there")
-    job.add_argument("--name", default="org/sf-recsam", help="Hub name in the quick start (%(default)s)")
-    job.add_argument("--license", default="apache-2.0", help="of the weights (%(default)s)")
-    job.add_argument("--readme", metavar="FILE", help="also write the results table between this file's markers")
-
-    job = jobs.add_parser("push", help="publish a training run on the Hub, with code, card, results and figures")
-    job.set_defaults(job=_push)
-    job.add_argument("run", help="--output of `sfrecsam train`, evaluated into its folder evaluation")
-    job.add_argument("name", help="Hub name, such as org/sf-recsam")
-    job.add_argument("--private", action="store_true", help="only you and your organisation may see it")
-    job.add_argument("--adapters-only", action="store_true", help="what was trained, with a reference to the SAM")
-    job.add_argument("--license", default="apache-2.0", help="of the weights (%(default)s)")
+    job.add_argument("folder", help="holds the checkpoint, results.json and pictures; README.md is written there")
+    job.add_argument("--name", default="org/sf-recsam", help="Hub name of the model (%(default)s)")
+    job.add_argument("--license", default="apache-2.0", help="licence of the weights (%(default)s)")
     job.add_argument(
-        "--no-pictures", dest="pictures", action="store_false", help="leave worst.png out: it shows evaluated images"
+        "--readme", metavar="FILE", help="also write the results table into this file, between its markers"
     )
 
-    job = jobs.add_parser("push-data", help="publish a data folder or zip on the Hub as a data set")
+    job = jobs.add_parser("push", help="publish a trained model on the Hub, with code, card and results")
+    job.set_defaults(job=_push)
+    job.add_argument("run", help="the --output of `sfrecsam train`, evaluated into its folder evaluation/")
+    job.add_argument("name", help="Hub name, such as org/sf-recsam")
+    job.add_argument("--private", action="store_true", help="only you and your organisation may see it")
+    job.add_argument(
+        "--adapters-only", action="store_true", help="upload only the trained weights; the SAM is loaded from the Hub"
+    )
+    job.add_argument("--license", default="apache-2.0", help="licence of the weights (%(default)s)")
+    job.add_argument(
+        "--no-pictures",
+        dest="pictures",
+        action="store_false",
+        help="leave out worst.png, which shows evaluated images",
+    )
+
+    job = jobs.add_parser("push-data", help="publish images and masks on the Hub as a data set")
     job.set_defaults(job=_push_data)
     job.add_argument("source", help="folder or zip with images and masks, as for `sfrecsam data`")
     job.add_argument("name", help="Hub name, such as org/my-scans")
-    job.add_argument("--split", help="only this split of the data")
+    job.add_argument("--split", help="publish only this split of the data")
     job.add_argument("--splits", metavar="CSV", help="table with the columns image, group and split")
+    job.add_argument("--license", help="licence of the data, as the Hub writes it, such as cc-by-4.0")
     job.add_argument("--private", action="store_true", help="only you and your organisation may see it")
 
     job = jobs.add_parser("demo", help="serve the demo in the browser")
@@ -93,15 +129,19 @@ def _parser() -> argparse.ArgumentParser:
     job.add_argument("--model", help="checkpoint folder or Hub name; the bundled one if left out")
     job.add_argument("--port", type=int, help="port to serve on; the first free one from 7860 if left out")
 
-    job = jobs.add_parser("export", help="write ONNX and torch.export files, checked against the model")
+    job = jobs.add_parser("export", help="write the model as ONNX and torch.export files, and compare them with it")
     job.set_defaults(job=_export)
     job.add_argument("model", nargs="?", help="checkpoint folder or Hub name; the bundled one if left out")
     job.add_argument("--output", default="exported", help="folder to write to (%(default)s)")
-    job.add_argument("--samples", dest="mc_samples", type=int, help="stochastic passes; 0 for the learned uncertainty")
+    job.add_argument("--samples", dest="mc_samples", type=int, help=PASSES)
 
     job = jobs.add_parser("data", help="report what a data folder or zip holds, and what is wrong with it")
     job.set_defaults(job=_data)
-    job.add_argument("source", help="folder or zip: BUSI, UDIAT, BUS-BRA, images/ with masks/, NAME and NAME_mask")
+    job.add_argument(
+        "source",
+        help="folder, zip or Hub data set: class folders, images/ with masks/, NAME and NAME_mask, COCO, DICOM-SEG",
+    )
+    job.add_argument("--splits", metavar="CSV", help="also check this table with the columns image, group and split")
     job.add_argument(
         "--no-duplicates", dest="find_duplicates", action="store_false", help="do not look for duplicates"
     )
@@ -110,37 +150,57 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_inference(job: argparse.ArgumentParser) -> None:
     job.add_argument("--model", help="checkpoint folder or Hub name; the bundled one if left out")
-    job.add_argument("--batch-size", type=int, default=4, help="images at a time (%(default)s)")
-    job.add_argument("--device", help="such as cpu and cuda:0; the accelerator if there is one")
-    job.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
-    job.add_argument("--samples", dest="mc_samples", type=int, help="stochastic passes; 0 for the learned uncertainty")
-    job.add_argument("--threshold", dest="suspicion_threshold", type=float, help="entropy in bits that is suspicious")
-    job.add_argument("--presence-threshold", type=float, help="presence below which the mask is empty; 0 for never")
-    job.add_argument("--correctors", nargs="*", choices=("fp", "fn"), help="which correctors to apply; none if empty")
-    job.add_argument("--mirror", action="store_const", const=True, help="average with the mirror image: twice as slow")
+    job.add_argument("--batch-size", type=int, default=4, help="images segmented at a time (%(default)s)")
+    job.add_argument("--device", help="device, such as cpu or cuda:0; a GPU if there is one")
+    job.add_argument(
+        "--dtype", default="float32", choices=("float32", "bfloat16", "float16"), help="of the weights (%(default)s)"
+    )
+    job.add_argument("--samples", dest="mc_samples", type=int, help=PASSES)
+    job.add_argument(
+        "--threshold",
+        dest="suspicion_threshold",
+        type=float,
+        metavar="BITS",
+        help="uncertainty, from 0 to 1 bit, above which a pixel may be corrected",
+    )
+    job.add_argument(
+        "--presence-threshold", type=float, help="probability of a lesion below which the mask is left empty; 0: never"
+    )
+    job.add_argument(
+        "--correctors",
+        nargs="*",
+        choices=("fp", "fn"),
+        help="correctors to apply: fp removes false foreground, fn adds missed foreground; no value: none",
+    )
+    job.add_argument(
+        "--mirror", action="store_const", const=True, help="average with the mirror image; takes twice the time"
+    )
 
 
 def _add_settings(job: argparse.ArgumentParser) -> None:
-    """One flag per field of the training configuration, described by its docstring."""
+    """
+    One flag per field of the training configuration.
+
+    Not by transformers' `HfArgumentParser`: it knows no flag that is left out, so that a YAML file could not speak.
+    """
     from .training.config import TrainingConfig
 
-    described = dict(re.findall(r"^ +(\w+) \(.*?\): (.+)$", TrainingConfig.__doc__ or "", re.MULTILINE))
     for setting in dataclasses.fields(TrainingConfig):
-        kind = setting.type
-        text = described[setting.name].translate(str.maketrans({"`": "", "[": "", "]": "", "%": "%%"}))
-        if isinstance(setting.default, (int, float, str)) and setting.default != "":
-            text += f" ({setting.default})"
+        text = setting.metadata["help"].replace("%", "%%")
+        if isinstance(setting.default, (int, float, str)):
+            text += f" Default: {setting.default}."
         options: dict[str, typing.Any] = {"default": argparse.SUPPRESS, "help": text}
-        members = [member for member in typing.get_args(kind) if member is not types.NoneType]
-        plain = members[0] if isinstance(kind, types.UnionType) else kind
-        if typing.get_origin(plain) is list:
-            options |= {"nargs": "+", "type": typing.get_args(plain)[0]}
-        elif typing.get_origin(plain) is dict:
+        kind: typing.Any = setting.type
+        if isinstance(kind, types.UnionType):
+            kind = typing.get_args(kind)[0]  # the other is None
+        if typing.get_origin(kind) is list:
+            options |= {"nargs": "+", "type": typing.get_args(kind)[0]}
+        elif typing.get_origin(kind) is dict:
             options |= {"type": _mapping, "metavar": "YAML"}
-        elif plain is bool:
+        elif kind is bool:
             options |= {"action": argparse.BooleanOptionalAction}
         else:
-            options |= {"type": plain}
+            options |= {"type": kind}
         job.add_argument(f"--{setting.name.replace('_', '-')}", **options)
 
 
@@ -172,8 +232,11 @@ def _predict(
     point: list[float] | None,
     box: list[float] | None,
     resume: bool,
+    mm_per_pixel: float | None,
     **inference: typing.Any,
 ) -> int:
+    import math
+
     from accelerate import PartialState
 
     from .inference.predict import predict
@@ -182,65 +245,106 @@ def _predict(
     if point is not None:
         prompts |= {"input_points": [point], "input_labels": [1]}
     if box is not None:
+        if not (box[0] < box[2] and box[1] < box[3]):
+            raise ValueError(f"--box {' '.join(f'{side:g}' for side in box)} has no area; give X1 < X2 and Y1 < Y2.")
         prompts["input_boxes"] = [box]
+    if mm_per_pixel is not None and not 0 < mm_per_pixel < math.inf:
+        raise ValueError(f"--mm-per-pixel {mm_per_pixel:g} must be a length above 0.")
     model, processor, batch_size, options = _loaded(**inference)
-    report = predict(model, processor, inputs, output, batch_size, prompts, resume, **options)
+    report = predict(model, processor, inputs, output, batch_size, prompts, resume, False, mm_per_pixel, **options)
     if PartialState().is_main_process:
         _print_predictions(report, output)
     return 2 if report.problems else 0
 
 
 def _print_predictions(report: "PredictionReport", output: str) -> None:
-    print(f"{'image':32} {'presence':>8} {'area px':>8} {'diameter px':>11} {'uncertainty':>11}")
+    from .inference.inputs import shown
+
+    print(f"{'image':32} {'presence':>8} {'lesions':>7} {'area px':>8} {'diameter px':>11} {'uncertainty':>11}")
     for row in report.rows[:40]:
-        shown = f"{float(row['presence']):8.3f} {row['area']:>8} {float(row['longest_diameter']):11.1f}"
-        print(f"{row['image'][-32:]:32} {shown} {float(row['mean_uncertainty']):11.3f}")
-    print(f"{len(report.rows)} images segmented; pictures and predictions.csv are in {output}")
+        numbers = f"{row['presence']:8.3f} {row['lesions']:7} {row['area']:8} {row['longest_diameter']:11.1f}"
+        print(f"{row['image'][-32:]:32} {numbers} {row['mean_uncertainty']:11.3f}")
+    kept = f", {report.kept} of them by an earlier run" if report.kept else ""
+    print(f"{len(report.rows)} images segmented{kept}.")
+    print("presence: probability of a lesion; area: of all lesions; diameter: of the largest; uncertainty: in bits.")
+    print(
+        f"In {shown(output)}: predictions.csv (a row per image), lesions.csv (a row per lesion), columns.txt (what "
+        "their columns mean), and for each image NAME_overlay.png, _mask.png, _uncertainty.png and _corrections.png."
+    )
+    for line in report.left_out:
+        print(line)
     for problem in report.problems:
         print(f"sfrecsam: {problem}", file=sys.stderr)
 
 
 def _evaluate(
-    data: str, output: str, split: str | None, splits: str | None, columns: list[str], **inference: typing.Any
+    data: str,
+    output: str,
+    split: str | None,
+    splits: str | None,
+    exclude: str | None,
+    include_training_images: bool,
+    columns: list[str],
+    **inference: typing.Any,
 ) -> None:
     from pathlib import Path
 
-    from .data.loading import load_folder
-    from .evaluation.evaluate import evaluate, table, write_report
+    from .data.splits import load_split
+    from .data.training_record import describe, unseen
+    from .evaluation.evaluate import checked_columns, measure
+    from .evaluation.measured import Measured
+    from .evaluation.report import draw_worst, table, writable_folder, write_report
+    from .evaluation.summary import summarised
+    from .inference.bundled import bundled_checkpoint
     from .modeling.segmentation import segment
     from .training.summary import machine_name
 
-    dataset = load_folder(data, splits, split)
+    columns = checked_columns(columns)
+    dataset = load_split(data, split, splits, without=exclude)
+    checkpoint = inference["model"] or bundled_checkpoint()
+    dataset, judgement = unseen(dataset, data, checkpoint, include_training_images)
+    if judgement.left_out:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in judgement.left_out.items())
+        print(f"left out: {reasons}; --include-training-images keeps them")
     model, processor, batch_size, options = _loaded(**inference)
-    results, pixels = evaluate(model, processor, dataset, columns, batch_size, **options)
-    source = inference["model"] or "bundled"
+    folder = writable_folder(output)
+    source, name = inference["model"] or "bundled", Path(data).name.removesuffix(".zip")
     about = {
         "model": Path(source).name if Path(source).exists() else source,
-        "data": Path(data).name.removesuffix(".zip"),
+        "data": name,
         "split": split,
         "options": options,
         "dtype": inference["dtype"],
         "machine": machine_name(model.device),
+        **describe(judgement),
     }
-    results = about | results
-
-    def redraw(indices: list[int]) -> typing.Any:
-        prompts = {"presence_threshold": 0.0} | options
-        return segment(model, processor, dataset.select(indices)["image"], batch_size, **prompts)
-
-    write_report(Path(output), results, pixels, dataset, redraw)
+    measured = Measured()
+    for column in columns:  # what one column gave is on disk before the next begins
+        measured += measure(model, processor, dataset, [column], batch_size, **options)
+        results = about | summarised(measured)
+        write_report(folder, results, measured.rows)
     print(table(results))
-    print(f"results.json, results.md, worst.png and reliability.png are in {output}")
+    written = ["results.json", "results.md", "per_image.csv"]
+    if results["worst"]:
+        shown = options | {"presence_threshold": 0.0}
+        draw_worst(
+            folder / "worst.png",
+            results,
+            dataset,
+            lambda images: segment(model, processor, images["image"], batch_size, **shown),
+        )
+        written += ["reliability.png", "worst.png"]
+    print(f"{', '.join(written)} are in {output}")
 
 
 def _card(folder: str, name: str, license: str, readme: str | None) -> None:
-    from pathlib import Path
 
-    from .publishing.model_card import write_card, write_table
+    from .publishing.model_card import write_card
+    from .publishing.readme_table import write_readme_table
 
     print(f"card: {write_card(folder, name, license)}")
     if readme is not None:
-        write_table(Path(readme), Path(folder) / "results.json")
+        write_readme_table(readme, folder)
         print(f"results table: {readme}")
 
 
@@ -250,12 +354,12 @@ def _push(run: str, name: str, **options: typing.Any) -> None:
     print(f"published: {push(run, name, **options)}")
 
 
-def _push_data(source: str, name: str, split: str | None, splits: str | None, private: bool) -> None:
+def _push_data(source: str, name: str, split: str | None, splits: str | None, **options: typing.Any) -> None:
     from .data.loading import load_folder
     from .publishing.push import checked_name, push_data
 
     checked_name(name)
-    print(f"published: {push_data(load_folder(source, splits, split), name, split, private)}")
+    print(f"published: {push_data(load_folder(source, splits, split), name, split=split, **options)}")
 
 
 def _demo(model: str | None, port: int | None) -> None:
@@ -273,6 +377,12 @@ def _loaded(model: str | None, device: str | None, dtype: str, batch_size: int, 
 
     if batch_size < 1:
         raise ValueError(f"--batch-size {batch_size} must be 1 or more.")
+    for name in ("suspicion_threshold", "presence_threshold"):
+        if options[name] is not None and not 0 <= options[name] <= 1:
+            flag = {"suspicion_threshold": "--threshold", "presence_threshold": "--presence-threshold"}[name]
+            raise ValueError(f"{flag} {options[name]:g} must be from 0 to 1.")
+    if options["mc_samples"] is not None and options["mc_samples"] < 0:
+        raise ValueError(f"--samples {options['mc_samples']} must be 0 or more.")
     chosen = {name: value for name, value in options.items() if value is not None}
     return *load_checkpoint(model, device, dtype), batch_size, chosen
 
@@ -289,10 +399,10 @@ def _export(model: str | None, output: str, mc_samples: int | None) -> None:
     print(f"exported to {output}")
 
 
-def _data(source: str, find_duplicates: bool) -> None:
+def _data(source: str, find_duplicates: bool, splits: str | None) -> None:
     from .data.inspection import inspect
 
-    print(inspect(source, find_duplicates))
+    print(inspect(source, find_duplicates, splits))
 
 
 if __name__ == "__main__":

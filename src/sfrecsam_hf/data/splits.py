@@ -33,11 +33,13 @@ class Resolved:
         train (`list[datasets.Dataset]`): One for each data set to train on.
         validation (`list[datasets.Dataset]`): One for each data set to validate on.
         record ([`TrainingRecord`]): Both as hashes, to be saved beside the checkpoint.
+        held (`dict[str, int]`): How many images each data set holds, whatever their split.
     """
 
     train: list[Dataset]
     validation: list[Dataset]
     record: TrainingRecord
+    held: dict[str, int]
 
 
 def resolve(
@@ -74,18 +76,18 @@ def resolve(
     record = TrainingRecord.of_run(
         list(zip(train, train_sets, strict=True)), list(zip(validation, validation_sets, strict=True)), start
     )
-    return Resolved(train_sets, validation_sets, record)
+    return Resolved(train_sets, validation_sets, record, {name: len(found.samples) for name, found in sources.items()})
 
 
 def load_split(
-    source: str | Path, split: str, splits: str | Path | None = None, *, without: str | Path | None = None
+    source: str | Path, split: str | None, splits: str | Path | None = None, *, without: str | Path | None = None
 ) -> Dataset:
     """
     One split of one data set, decided as in [`resolve`]: it does not depend on a training run or its seed.
 
     Args:
         source (`str`): Folder, zip or Hub name.
-        split (`str`): `"train"`, `"val"` or `"test"`.
+        split (`str`, *optional*): `"train"`, `"val"` or `"test"`; all images if not given.
         splits, without: As for [`resolve`].
 
     Raises:
@@ -95,12 +97,12 @@ def load_split(
 
 
 def load_splits(
-    sources: list, split: str, splits: str | Path | None = None, *, without: str | Path | None = None
+    sources: list, split: str | None, splits: str | Path | None = None, *, without: str | Path | None = None
 ) -> list[Dataset]:
     """The same of several data sets."""
     found = [find(source) for source in sources]
     _apply(found, splits, without)
-    for entry in found:
+    for entry in found if split is not None else []:
         _ensure_split(entry)
     return [_part(entry, split) for entry in found]
 
@@ -182,8 +184,8 @@ def _ensure_split(found: Found) -> None:
     logger.info("%s: %d images train and %d validate", found.source, counts["train"], counts["val"])
 
 
-def _part(found: Found, split: str) -> Dataset:
-    """The images of a split; all of a data set that has none."""
+def _part(found: Found, split: str | None) -> Dataset:
+    """The images of a split; all of a data set that has none, or if `split` is None."""
     whole = all(sample.split is None for sample in found.samples)
     samples = found.samples if whole else of_split(found, split)
     if not samples:

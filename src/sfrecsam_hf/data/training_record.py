@@ -221,5 +221,10 @@ def _bytes(marks: list[Print]) -> np.ndarray:
 
 
 def describe(judgement: Judgement) -> dict[str, Any]:
-    """What `results.json` says of it."""
-    return {"protocol": judgement.protocol, "left_out": judgement.left_out, "chosen_on": judgement.chosen_on}
+    """What `results.json` says of it, for the card."""
+    return {
+        "protocol": judgement.protocol,
+        "thresholds": "unconfirmed" if judgement.chosen_on else "fixed",
+        "left_out": judgement.left_out,
+        "chosen_on": judgement.chosen_on,
+    }

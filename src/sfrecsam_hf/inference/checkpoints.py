@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 from huggingface_hub import HfApi, constants, try_to_load_from_cache
+from transformers.utils import logging
 
 from ..modeling.image_processing_sfrecsam import SFRecSamImageProcessor
 from ..modeling.modeling_sfrecsam import SFRecSamModel
@@ -28,26 +29,47 @@ def load_checkpoint(
 
     Raises:
         FileNotFoundError: There is no such checkpoint.
-        ValueError: It is damaged, or of another architecture.
+        ValueError: It is damaged, or of another architecture; or the device is not there.
     """
     source = str(name or bundled_checkpoint())
     _check_place(source)
-    if device is None:
-        accelerator = torch.accelerator.current_accelerator(check_available=True)
-        # Of several processes on a machine each has an accelerator of its own.
-        device = "cpu" if accelerator is None else f"{accelerator.type}:{os.environ.get('LOCAL_RANK', 0)}"
+    place = _device(device)
+    shows_progress = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()  # of a fraction of a second
     try:
         model = SFRecSamModel.from_pretrained(source, dtype="auto" if dtype == "auto" else getattr(torch, dtype))
         processor = SFRecSamProcessor(SFRecSamImageProcessor.from_pretrained(source))
     except OSError as error:
         raise FileNotFoundError(f"The checkpoint {source} cannot be read: {' '.join(str(error).split())}") from error
+    finally:
+        if shows_progress:
+            logging.enable_progress_bar()
     expected, prepared = model.config.vision_config.image_size, processor.image_processor.size["longest_edge"]
     if prepared != expected:
         raise ValueError(
             f"The processor of {source} (processor_config.json) prepares images of {prepared} pixels, but its model "
             f"takes {expected}; fetch or save the checkpoint again."
         )
-    return model.to(device).eval(), processor
+    return model.to(place).eval(), processor
+
+
+def _device(name: str | None) -> torch.device:
+    """A device that is there: the one that was named, or the process's accelerator, or the CPU."""
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    if name is None:
+        # Of several processes on a machine each has an accelerator of its own.
+        return torch.device("cpu" if accelerator is None else f"{accelerator.type}:{os.environ.get('LOCAL_RANK', 0)}")
+    kinds = ["cpu"] if accelerator is None else ["cpu", accelerator.type]
+    try:
+        device = torch.device(name if not name.isdecimal() else "")  # a number alone would mean an accelerator
+        there = device.type in kinds and (
+            device.type == "cpu" or (device.index or 0) < torch.accelerator.device_count()
+        )
+    except RuntimeError:
+        there = False
+    if not there:
+        raise ValueError(f"--device {name} is not there; choose from {', '.join(kinds)}.")
+    return device
 
 
 def _check_place(source: str) -> None:

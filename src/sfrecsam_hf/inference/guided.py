@@ -8,10 +8,12 @@ import PIL.Image
 import PIL.ImageDraw
 from scipy import ndimage
 
+from ..modeling.lesions import components
 from ..modeling.segmentation import Segmentation
 
 BOX_MARGIN = 0.1  # of the box's sides: how far an answer may reach beyond a box drawn by hand
-MAPS = ("initial_mask", "probability", "final_probability", "uncertainty")
+MAPS = ("probability", "final_probability", "uncertainty")
+SEAM = 0.1  # of the region's side: how softly one answer's maps pass into another's
 ABOVE_HALF = 0.5 + 1e-6
 
 Point = tuple[float, float]
@@ -105,6 +107,18 @@ def without_background(found: Segmentation, lesion: tuple[Point, ...], backgroun
     return found if (mask == found.mask).all() else _masked(found, mask, found.initial_mask & (mask | ~found.mask))
 
 
+def agreeing(probability: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """
+    The probability, moved just across one half wherever it says another thing than the mask.
+
+    Args:
+        probability (`numpy.ndarray` of shape `(height, width)`): In [0, 1].
+        mask (`numpy.ndarray` of shape `(height, width)`): Boolean.
+    """
+    moved = np.where(mask, np.maximum(probability, ABOVE_HALF), np.minimum(probability, 0.5))
+    return moved.astype(probability.dtype)
+
+
 def painted(found: Segmentation, strokes: tuple[Stroke, ...]) -> Segmentation:
     """
     The answer with brush strokes over its mask, in their order.
@@ -161,8 +175,9 @@ def _lesions(
 def _with_lesion(found: Segmentation, lesion: _Lesion) -> Segmentation:
     """The answer in which one lesion is outlined anew, or added; maps near it are those of its own answer."""
     region = _around(lesion.mask | lesion.replaces)
-    initial = np.where(region, _pieces_of(lesion.source.initial_mask, lesion.clicks), False)
-    maps = {name: np.where(region, getattr(lesion.source, name), getattr(found, name)) for name in MAPS}
+    initial = region & _pieces_of(lesion.source.initial_mask, lesion.clicks)
+    weight = ndimage.gaussian_filter(region.astype(np.float32), SEAM * np.sqrt(max(region.sum(), 1)))
+    maps = {name: weight * getattr(lesion.source, name) + (1 - weight) * getattr(found, name) for name in MAPS}
     others = found.mask & ~lesion.replaces
     areas = others.sum(), lesion.mask.sum()
     score = np.average([found.score, lesion.source.score], weights=areas) if sum(areas) else lesion.source.score
@@ -180,9 +195,7 @@ def _box_alone(prompt: Prompt) -> Prompt:
 
 def _masked(found: Segmentation, mask: np.ndarray, initial: np.ndarray) -> Segmentation:
     """The answer with other masks, and a final probability that agrees with them."""
-    probability = np.where(mask, np.maximum(found.final_probability, ABOVE_HALF), found.final_probability)
-    probability = np.where(mask, probability, np.minimum(probability, 0.5)).astype(found.final_probability.dtype)
-    return replace(found, mask=mask, initial_mask=initial, final_probability=probability)
+    return replace(found, mask=mask, initial_mask=initial, final_probability=agreeing(found.final_probability, mask))
 
 
 def _on(point: Point, mask: np.ndarray) -> bool:
@@ -196,14 +209,14 @@ def _pixel(point: Point, shape: tuple[int, int]) -> tuple[int, int]:
 
 def _piece_at(mask: np.ndarray, point: Point) -> np.ndarray:
     """The connected piece of the mask at a point; nothing if there is none."""
-    labels, _ = ndimage.label(mask)
+    labels, _ = components(mask)
     own = labels[_pixel(point, mask.shape)]
     return labels == own if own else np.zeros_like(mask)
 
 
 def _pieces_of(mask: np.ndarray, clicks: tuple[Point, ...]) -> np.ndarray:
     """The pieces that clicks stand on; the piece nearest to the first of them if they stand on none."""
-    labels, _ = ndimage.label(mask)
+    labels, _ = components(mask)
     own = {int(labels[_pixel(click, mask.shape)]) for click in clicks} - {0}
     if not own and labels.any():
         rows, columns = np.nonzero(labels)

@@ -16,7 +16,8 @@ from .efficientnet_lite import STRIDES, pyramid_channels
 FUSIONS = ("none", "spatial", "spatial-frequency")
 CORRECTORS = ("fp", "fn")
 
-# What a checkpoint tells transformers: which class answers to which Auto class and to which pipeline task.
+# Which class answers to which Auto class and to which pipeline task: written into every checkpoint, and registered by
+# `import sfrecsam_hf`. The processors' part is in processor_config.json, the rest in config.json.
 AUTO_MAP = {
     "AutoConfig": "configuration_sfrecsam.SFRecSamConfig",
     "AutoModel": "modeling_sfrecsam.SFRecSamModel",
@@ -24,10 +25,17 @@ AUTO_MAP = {
     "AutoModelForMaskGeneration": "modeling_sfrecsam.SFRecSamModel",
     "AutoModelForSemanticSegmentation": "modeling_sfrecsam.SFRecSamModel",
 }
+PROCESSOR_AUTO_MAP = {"AutoProcessor": "processing_sfrecsam.SFRecSamProcessor"}
+IMAGE_PROCESSOR_AUTO_MAP = {
+    "AutoImageProcessor": [  # for Pillow alone, and for where torchvision is installed
+        "image_processing_sfrecsam.SFRecSamImageProcessorPil",
+        "image_processing_sfrecsam.SFRecSamImageProcessor",
+    ]
+}
 PIPELINES = {
-    "image-segmentation": "SFRecSamImageSegmentationPipeline",
-    "lesion-segmentation": "LesionSegmentationPipeline",
-    "mask-generation": "SFRecSamMaskGenerationPipeline",
+    "image-segmentation": "pipeline_sfrecsam.SFRecSamImageSegmentationPipeline",
+    "lesion-segmentation": "pipeline_sfrecsam.LesionSegmentationPipeline",
+    "mask-generation": "pipeline_sfrecsam.SFRecSamMaskGenerationPipeline",
 }
 
 
@@ -129,6 +137,27 @@ class SFRecSamConfig(SamConfig):
     """
 
     model_type = "sfrecsam"
+    # What `transformers.Trainer` leaves out of its predictions: all of [`SFRecSamOutput`] but the masks.
+    keys_to_ignore_at_inference = [
+        "loss_terms",
+        "iou_scores",
+        "initial_masks",
+        "coarse_masks",
+        "mean_probability",
+        "predictive_entropy",
+        "mutual_information",
+        "suspicious_region",
+        "false_positive_probability",
+        "false_negative_probability",
+        "presence_logits",
+        "prompt_points",
+        "prompt_labels",
+        "prompt_boxes",
+        "prompt_is_automatic",
+        "scan_boxes",
+        "vision_hidden_states",
+        "vision_attentions",
+    ]
     sub_configs_defaults = {
         "prompt_encoder_config": SamPromptEncoderConfig,
         "mask_decoder_config": SamMaskDecoderConfig,
@@ -221,8 +250,11 @@ class SFRecSamConfig(SamConfig):
         """Tasks whose pipeline lies beside the checkpoint, less those that this process has from an import."""
         from transformers.pipelines import SUPPORTED_TASKS
 
-        registered = {task: str(SUPPORTED_TASKS.get(task, {}).get("impl")) for task in PIPELINES}
-        return _custom_pipelines(task for task, impl in registered.items() if not impl.endswith(PIPELINES[task]))
+        registered = {task: SUPPORTED_TASKS.get(task, {}).get("impl") for task in PIPELINES}
+        ours = {task: PIPELINES[task].split(".")[1] for task in PIPELINES}
+        return _custom_pipelines(
+            task for task, impl in registered.items() if ours[task] != getattr(impl, "__name__", "")
+        )
 
     def to_dict(self) -> dict:
         """Adds what lets the Auto classes and `pipeline` find the code that lies beside the checkpoint."""
@@ -303,9 +335,7 @@ class SFRecSamConfig(SamConfig):
 
 
 def _custom_pipelines(tasks: Iterable[str]) -> dict[str, dict]:
-    return {
-        task: {"impl": f"pipeline_sfrecsam.{PIPELINES[task]}", "pt": ["AutoModel"], "type": "image"} for task in tasks
-    }
+    return {task: {"impl": PIPELINES[task], "pt": ["AutoModel"], "type": "image"} for task in tasks}
 
 
 SFRecSamConfig.register_for_auto_class()

@@ -21,7 +21,8 @@ class FrequencyFilter(nn.Module):
 
     The response is one plus a learned curve over the radius in the Fourier plane, stored at `bins` radii between
     zero and the corner frequency and interpolated linearly. At initialisation the curve is zero and the filter
-    returns its input. The transform runs in float32: half-precision FFTs fail for most sizes.
+    returns its input. The transform runs in float32: half-precision FFTs fail for most sizes. To the transform a map
+    is a circle; it is mirrored at its edges first, so that the skin line at the top does not reach the bottom row.
 
     Args:
         channels (`int`): Channels of the feature map.
@@ -53,9 +54,13 @@ class FrequencyFilter(nn.Module):
             `torch.Tensor` of the same shape and dtype.
         """
         height, width = features.shape[-2:]
-        spectrum = torch.fft.rfft2(features.float(), norm="ortho")
-        filtered = torch.fft.irfft2(spectrum * self.response(height, width), s=(height, width), norm="ortho")
-        return filtered.to(features.dtype)
+        circle = features.float()
+        for side in (-1, -2):
+            circle = torch.cat([circle, circle.flip(side)], dim=side)
+        size = (2 * height, 2 * width)
+        spectrum = torch.fft.rfft2(circle, norm="ortho") * self.response(*size)
+        filtered = torch.fft.irfft2(spectrum, s=size, norm="ortho")
+        return filtered[..., :height, :width].to(features.dtype)
 
 
 class AttentionFusion(nn.Module):

@@ -19,6 +19,7 @@ from transformers.models.sam.image_processing_pil_sam import (
 from transformers.processing_utils import Unpack
 from transformers.utils import is_torchvision_available
 
+from .configuration_sfrecsam import IMAGE_PROCESSOR_AUTO_MAP
 from .image_reading import ImageLike, read_mask, read_rgb
 from .model_outputs import EMPTY_LOGIT
 from .scan_frame import ScanFrame
@@ -295,16 +296,10 @@ class _AnyImage:
 
     def to_dict(self) -> dict[str, Any]:
         """Adds which class loads on which backend, with and without torchvision."""
-        module = "image_processing_sfrecsam"
         return {
             **super().to_dict(),
             "image_processor_type": "SFRecSamImageProcessor",
-            "auto_map": {
-                "AutoImageProcessor": [
-                    f"{module}.SFRecSamImageProcessorPil",
-                    f"{module}.SFRecSamImageProcessor",
-                ]
-            },
+            "auto_map": dict(IMAGE_PROCESSOR_AUTO_MAP),
         }
 
 

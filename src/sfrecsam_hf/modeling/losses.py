@@ -24,7 +24,7 @@ def checked_labels(
     Labels per image and per prompt row.
 
     Args:
-        labels (`torch.Tensor` of shape `(batch, height, width)` or `(batch, prompts, height, width)`): 0 or 1.
+        labels (`torch.Tensor` of shape `(batch, height, width)` or `(batch, prompts, height, width)`): In [0, 1].
         batch (`int`): Images in the batch.
         prompts (`int`): Prompts per image.
         prompt_labels (`torch.Tensor` of shape `(batch, prompts, height, width)`, *optional*): What each prompt asks
@@ -34,8 +34,13 @@ def checked_labels(
         Float tensors of shape `(batch, 1, height, width)` and `(batch * prompts, 1, height, width)`.
 
     Raises:
-        ValueError: The labels have another shape.
+        ValueError: The labels have another shape, or values outside [0, 1].
     """
+    if not torch.compiler.is_compiling() and not ((labels >= 0) & (labels <= 1)).all():
+        raise ValueError(
+            "labels must lie between 0 and 1, without NaN, but reach from "
+            f"{float(labels.min()):g} to {float(labels.max()):g}; divide masks of 255 by 255."
+        )
     if prompt_labels is not None:
         images, _ = checked_labels(labels, batch, prompts)
         return images, checked_labels(prompt_labels, batch, prompts)[1]
@@ -76,6 +81,21 @@ def resized_logits(logits: Tensor, size: torch.Size) -> Tensor:
     return F.interpolate(logits.float(), size=size, mode="bilinear", align_corners=False)
 
 
+def mean_inside(values: Tensor, valid: Tensor) -> Tensor:
+    """
+    Mean per image over the pixels that are no padding, so that an image's weight does not depend on its shape.
+
+    Args:
+        values (`torch.Tensor` of shape `(batch, 1, height, width)`): Of each pixel.
+        valid (`torch.Tensor` of shape `(batch, 1, h, w)`): True on the image, False on padding, at any resolution.
+
+    Returns:
+        `torch.Tensor` of shape `(batch,)`.
+    """
+    inside = F.interpolate(valid.to(values.dtype), size=values.shape[-2:], mode="nearest")
+    return (values * inside).sum((1, 2, 3)) / inside.sum((1, 2, 3)).clamp(min=1)
+
+
 def dice_loss(logits: Tensor, target: Tensor) -> Tensor:
     """
     One minus soft Dice per image; 0 for an image without foreground, which is left to the cross-entropy.
@@ -93,20 +113,21 @@ def dice_loss(logits: Tensor, target: Tensor) -> Tensor:
     return (1 - (2 * overlap + 1) / (total + 1)) * (target.amax((1, 2, 3)) > 0)
 
 
-def segmentation_loss(logits: Tensor, target: Tensor) -> Tensor:
+def segmentation_loss(logits: Tensor, target: Tensor, valid: Tensor) -> Tensor:
     """
     Binary cross-entropy plus Dice per image, at the labels' resolution.
 
     Args:
         logits (`torch.Tensor` of shape `(batch, 1, h, w)`): Foreground logits at any resolution.
         target (`torch.Tensor` of shape `(batch, 1, height, width)`): Foreground in [0, 1].
+        valid (`torch.Tensor` of shape `(batch, 1, h, w)`): True on the image, False on padding, at any resolution.
 
     Returns:
         `torch.Tensor` of shape `(batch,)`.
     """
     logits = resized_logits(logits, target.shape[-2:])
-    cross_entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none").mean((1, 2, 3))
-    return cross_entropy + dice_loss(logits, target)
+    cross_entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    return mean_inside(cross_entropy, valid) + dice_loss(logits, target)
 
 
 def hard_iou(logits: Tensor, target: Tensor) -> Tensor:
@@ -124,6 +145,7 @@ def base_losses(
     presence_logits: Tensor,
     initial: Tensor,
     iou_scores: Tensor,
+    valid: Tensor,
 ) -> dict[str, Tensor]:
     """
     Stage 1: segmentation loss on the coarse and the initial mask, presence, and SAM's IoU estimate.
@@ -135,19 +157,21 @@ def base_losses(
         presence_logits (`torch.Tensor` of shape `(batch,)`): Presence logits.
         initial (`torch.Tensor` of shape `(rows, masks, h, w)`): Initial logits.
         iou_scores (`torch.Tensor` of shape `(rows, masks)`): SAM's IoU estimates.
+        valid (`torch.Tensor` of shape `(batch, 1, h, w)`): True on the image, False on padding.
     """
     present = (images.amax((1, 2, 3)) > 0).float()
     repeated = target.repeat_interleave(initial.shape[1], dim=0)
     masks = initial.flatten(0, 1)[:, None]
+    inside = valid.repeat_interleave(len(masks) // len(valid), dim=0)
     return {
-        "coarse": segmentation_loss(coarse, images).mean(),
-        "segmentation": segmentation_loss(masks, repeated).mean(),
+        "coarse": segmentation_loss(coarse, images, valid).mean(),
+        "segmentation": segmentation_loss(masks, repeated, inside).mean(),
         "presence": F.binary_cross_entropy_with_logits(presence_logits.float(), present),
         "iou": F.mse_loss(iou_scores.flatten().float(), hard_iou(masks.detach(), repeated)),
     }
 
 
-def multimask_loss(masks: Tensor, iou_scores: Tensor, target: Tensor) -> Tensor:
+def multimask_loss(masks: Tensor, iou_scores: Tensor, target: Tensor, valid: Tensor) -> Tensor:
     """
     SAM's ambiguity-aware loss: only the best of the three masks is trained, and all three IoU estimates.
 
@@ -157,17 +181,24 @@ def multimask_loss(masks: Tensor, iou_scores: Tensor, target: Tensor) -> Tensor:
         masks (`torch.Tensor` of shape `(rows, masks, h, w)`): Logits of SAM's alternative masks.
         iou_scores (`torch.Tensor` of shape `(rows, masks)`): Their IoU estimates.
         target (`torch.Tensor` of shape `(rows, 1, height, width)`): Ground truth.
+        valid (`torch.Tensor` of shape `(batch, 1, h, w)`): True on the image, False on padding.
     """
     rows, alternatives = iou_scores.shape
     target = F.interpolate(target, size=masks.shape[-2:], mode="area")
     repeated = target.repeat_interleave(alternatives, dim=0)
     flat = masks.flatten(0, 1)[:, None]
-    best = segmentation_loss(flat, repeated).view(rows, alternatives).amin(dim=1).mean()
+    inside = valid.repeat_interleave(len(flat) // len(valid), dim=0)
+    best = segmentation_loss(flat, repeated, inside).view(rows, alternatives).amin(dim=1).mean()
     return best + F.mse_loss(iou_scores.flatten().float(), hard_iou(flat.detach(), repeated))
 
 
 def correction_losses(
-    target: Tensor, initial: Tensor, corrected: CorrectorOutput, entropy_logits: Tensor, entropy: Tensor
+    target: Tensor,
+    initial: Tensor,
+    corrected: CorrectorOutput,
+    entropy_logits: Tensor,
+    entropy: Tensor,
+    valid: Tensor,
 ) -> dict[str, Tensor]:
     """
     Stage 2: each corrector on its own suspicious pixels, the uncertainty head, and Dice on the final mask.
@@ -183,12 +214,14 @@ def correction_losses(
         corrected ([`CorrectorOutput`]): What the corrector made of them.
         entropy_logits (`torch.Tensor` of shape `(rows, 1, h, w)`): Output of the uncertainty head.
         entropy (`torch.Tensor` of shape `(rows, 1, h, w)`): Entropy of the stochastic passes in bits.
+        valid (`torch.Tensor` of shape `(batch, 1, h, w)`): True on the image, False on padding.
     """
     true = F.interpolate(target, size=initial.shape[-2:], mode="area")
     foreground = initial > 0
     error = foreground != (true > 0.5)
+    inside = valid.repeat_interleave(len(initial) // len(valid), dim=0)
     terms = {
-        "uncertainty": uncertainty_loss(entropy_logits, entropy, error, true),
+        "uncertainty": uncertainty_loss(entropy_logits, entropy, error, true, inside),
         "final": dice_loss(resized_logits(corrected.logits, target.shape[-2:]), target).mean(),
     }
     teaching = corrected.suspicious_region & (target.amax((1, 2, 3), keepdim=True) > 0)
@@ -219,7 +252,9 @@ def correction_loss(correction_logits: Tensor, should_change: Tensor, where: Ten
     return ((loss * where).sum((1, 2, 3)) / where.sum((1, 2, 3)).clamp(min=1)).mean()
 
 
-def uncertainty_loss(uncertainty_logits: Tensor, entropy: Tensor, error: Tensor, target: Tensor) -> Tensor:
+def uncertainty_loss(
+    uncertainty_logits: Tensor, entropy: Tensor, error: Tensor, target: Tensor, valid: Tensor
+) -> Tensor:
     """
     Uncertainty-guided loss: the head follows the sampled entropy and is high on errors and on the true boundary.
 
@@ -228,7 +263,9 @@ def uncertainty_loss(uncertainty_logits: Tensor, entropy: Tensor, error: Tensor,
         entropy (`torch.Tensor` of the same shape): Entropy of the stochastic passes in bits, the teacher.
         error (`torch.Tensor` of the same shape): True where the initial mask is wrong.
         target (`torch.Tensor` of the same shape): Foreground in [0, 1].
+        valid (`torch.Tensor` of the same shape): True on the image, False on padding.
     """
     boundary = F.max_pool2d(target, 3, 1, 1) + F.max_pool2d(-target, 3, 1, 1)
     wanted = torch.maximum(torch.maximum(entropy.float(), error.float()), BOUNDARY_UNCERTAINTY * boundary)
-    return F.binary_cross_entropy_with_logits(uncertainty_logits.float(), wanted)
+    loss = F.binary_cross_entropy_with_logits(uncertainty_logits.float(), wanted, reduction="none")
+    return mean_inside(loss, valid).mean()

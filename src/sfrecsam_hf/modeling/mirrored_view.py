@@ -5,9 +5,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from .model_outputs import EMPTY_LOGIT, SFRecSamOutput, valid_region
-from .modeling_sfrecsam import SFRecSamModel
 from .prompts import ABSENT
 from .uncertainty import binary_entropy
 
@@ -23,7 +23,7 @@ VALUES = (
 
 
 def both_views(
-    model: SFRecSamModel, inputs: Mapping[str, Tensor], presence_threshold: float | None = None, **options: Any
+    model: PreTrainedModel, inputs: Mapping[str, Tensor], presence_threshold: float | None = None, **options: Any
 ) -> SFRecSamOutput:
     """
     Answers an image and its mirror image, and averages what the two say: probabilities, scores and presence.

@@ -587,6 +587,7 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
     ) -> dict[str, Tensor]:
         batch, prompts, alternatives = decoded.iou_scores.shape
         images, target = checked_labels(labels, batch, prompts, prompt_labels)
+        valid = prompted.image_embeddings.valid_region
         terms = {}
         if self.training_stage != 2:
             terms |= base_losses(
@@ -596,6 +597,7 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
                 decoded.presence_logits,
                 decoded.initial_masks.flatten(0, 1),
                 decoded.iou_scores.flatten(0, 1),
+                valid,
             )
             terms["multimask"] = self._multimask_loss(prompted, target)
         if correction is not None:
@@ -610,6 +612,7 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
                 ),
                 one_per_row(correction.entropy_logits),
                 one_per_row(correction.predictive_entropy),
+                valid,
             )
         return terms
 
@@ -620,7 +623,9 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
             if not group.automatic:
                 masks, iou_scores = self._decode_group(part, group, True, None)
                 masks = torch.where(part.valid_region, masks[0], EMPTY_LOGIT)
-                loss = loss + multimask_loss(masks, iou_scores, target[group.index]) * len(group.index) / len(target)
+                loss = loss + multimask_loss(masks, iou_scores, target[group.index], part.valid_region) * (
+                    len(group.index) / len(target)
+                )
         return loss
 
 

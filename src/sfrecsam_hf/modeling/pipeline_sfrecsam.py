@@ -18,7 +18,7 @@ from .scan_frame import ScanFrame
 from .segmentation import Segmentation, segment_batch
 
 PROMPTS = ("input_points", "input_labels", "input_boxes")
-OPTIONS = ("mc_samples", "suspicion_threshold", "presence_threshold", "correctors", "mirror")
+OPTIONS = ("mc_samples", "suspicion_threshold", "presence_threshold", "correctors", "mirror", "tidy")
 
 
 class _SFRecSamPipeline:
@@ -73,6 +73,7 @@ class LesionSegmentationPipeline(_SFRecSamPipeline, Pipeline):
                 Prompts of one image, in its pixels, as for [`SFRecSamProcessor`]; with several images for each one.
             mc_samples, suspicion_threshold, presence_threshold, correctors:
                 As for [`SFRecSamModel.forward`].
+            tidy (`bool`, *optional*): False gives the mask as the model says it, with specks, holes and steps.
             mirror (`bool`, *optional*): Average the answer with that to the mirror image; takes twice the time.
 
         Returns:
@@ -85,7 +86,7 @@ class LesionSegmentationPipeline(_SFRecSamPipeline, Pipeline):
             - **initial_mask** (`PIL.Image.Image` of mode `L`): The same before correction.
             - **probability** (`numpy.ndarray` of shape `(height, width)`): Of lesion, mean of the samples, in [0, 1].
             - **uncertainty** (`numpy.ndarray` of shape `(height, width)`): Predictive entropy in bits, in [0, 1].
-            - **box** (`list[int]`, *optional*): `[x1, y1, x2, y2]` around the mask; None where it is empty.
+            - **box** (`list[int]`, *optional*): `[x1, y1, x2, y2]` around the largest lesion; None where there is none.
             - **measurements** (`dict`): As from [`Segmentation.measurements`], in pixels.
 
         Raises:

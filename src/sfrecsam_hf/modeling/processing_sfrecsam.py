@@ -6,6 +6,7 @@ import numpy as np
 from transformers import BatchFeature, SamProcessor
 from transformers.processing_utils import ProcessingKwargs, Unpack
 
+from .configuration_sfrecsam import PROCESSOR_AUTO_MAP
 from .image_processing_sfrecsam import SFRecSamImageProcessorKwargs
 from .prompts import ABSENT
 from .scan_frame import ScanFrame
@@ -59,6 +60,10 @@ class SFRecSamProcessor(SamProcessor):
         prompts = self.map_prompts(sizes, boxes, input_points, input_labels, input_boxes)
         encoding.update(BatchFeature(prompts, tensor_type=options.get("return_tensors")))
         return encoding
+
+    def to_dict(self) -> dict[str, Any]:
+        """Adds which class loads it, also after it was loaded itself."""
+        return {**super().to_dict(), "auto_map": dict(PROCESSOR_AUTO_MAP)}
 
     def map_prompts(
         self,

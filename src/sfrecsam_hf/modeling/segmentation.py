@@ -3,16 +3,27 @@
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from typing import Any
 
 import numpy as np
+import PIL.Image
 import torch
-from transformers import BatchFeature
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import BatchFeature, PreTrainedModel
 
 from .image_processing_sfrecsam import SFRecSamImageProcessorPil
+from .image_reading import read_rgb
+from .lesions import Lesion, axes, find_lesions, tidied
 from .mirrored_view import both_views
-from .modeling_sfrecsam import SFRecSamModel, SFRecSamOutput
+from .model_outputs import SFRecSamOutput
+
+MAPS = ("mask", "initial_mask", "probability", "initial_probability", "final_probability", "uncertainty")
+
+
+BLUR = 0.75  # in pixels of the model's mask
 
 
 @dataclass
@@ -24,6 +35,7 @@ class Segmentation:
         mask (`numpy.ndarray` of shape `(height, width)`): Boolean, final.
         initial_mask (`numpy.ndarray` of shape `(height, width)`): Boolean, before correction.
         probability (`numpy.ndarray` of shape `(height, width)`): Mean lesion probability of the samples, in [0, 1].
+        initial_probability (`numpy.ndarray` of shape `(height, width)`): Of the initial mask, in [0, 1].
         final_probability (`numpy.ndarray` of shape `(height, width)`): Of the corrected mask, in [0, 1].
         uncertainty (`numpy.ndarray` of shape `(height, width)`): Predictive entropy in bits, in [0, 1].
         presence (`float`): Probability in [0, 1] that there is a lesion.
@@ -33,78 +45,51 @@ class Segmentation:
     mask: np.ndarray
     initial_mask: np.ndarray
     probability: np.ndarray
+    initial_probability: np.ndarray
     final_probability: np.ndarray
     uncertainty: np.ndarray
     presence: float
     score: float
 
+    @cached_property
+    def lesions(self) -> list[Lesion]:
+        """The connected pieces of the mask, the largest first."""
+        return find_lesions(self.mask, self.probability, self.uncertainty)
+
     def measurements(self) -> dict[str, float | int | list[int] | None]:
-        """Area, box `[x1, y1, x2, y2]` and [`diameters`] in pixels, presence, and the mean uncertainty inside."""
-        rows, columns = np.nonzero(self.mask)
-        if not len(rows):
-            return {
-                "presence": self.presence,
-                "area": 0,
-                "box": None,
-                "longest_diameter": 0.0,
-                "perpendicular_diameter": 0.0,
-                "mean_uncertainty": float(self.uncertainty.mean()),
-            }
-        longest, perpendicular = diameters(self.mask)
+        """
+        Presence, number of lesions and area of all, box `[x1, y1, x2, y2]` and [`diameters`] of the largest, in pixels,
+        and the mean uncertainty inside the mask, or of the image where it is empty.
+        """
+        largest = self.lesions[0].measurements() if self.lesions else {}
         return {
             "presence": self.presence,
-            "area": len(rows),
-            "box": [int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1],
-            "longest_diameter": longest,
-            "perpendicular_diameter": perpendicular,
-            "mean_uncertainty": float(self.uncertainty[self.mask].mean()),
+            "lesions": len(self.lesions),
+            "area": sum(lesion.area for lesion in self.lesions),
+            "box": largest.get("box"),
+            "longest_diameter": largest.get("longest_diameter", 0.0),
+            "perpendicular_diameter": largest.get("perpendicular_diameter", 0.0),
+            "mean_uncertainty": float((self.uncertainty[self.mask] if self.lesions else self.uncertainty).mean()),
         }
 
 
 def diameters(mask: np.ndarray, spacing: tuple[float, float] = (1.0, 1.0)) -> tuple[float, float]:
     """
-    Largest distance between two pixels of the mask, and the mask's extent at right angles to it; from outer edge to
-    outer edge.
+    Lengths of the [`axes`] of one lesion.
 
     Args:
         mask (`numpy.ndarray` of shape `(height, width)`): Boolean, not empty.
         spacing (`tuple[float, float]`): Height and width of a pixel; the results have their unit.
     """
-    rows = np.flatnonzero(mask.any(axis=1))
-    left = mask[rows].argmax(axis=1)
-    right = mask.shape[1] - mask[rows, ::-1].argmax(axis=1)
-    corners = [np.stack([rows + edge, columns], axis=1) * spacing for edge in (0, 1) for columns in (left, right)]
-    points = _hull(np.concatenate(corners))
-    distances = np.linalg.norm(points[:, None] - points, axis=-1)
-    first, second = np.unravel_index(distances.argmax(), distances.shape)
-    longest = distances[first, second]
-    down, right = (points[second] - points[first]) / longest
-    across = points @ np.array([-right, down])
-    return float(longest), float(np.ptp(across))
-
-
-def _hull(points: np.ndarray) -> np.ndarray:
-    """Corners of the convex hull (monotone chain), so that all pairs can be compared however large the mask is."""
-    ordered = sorted(set(map(tuple, points.tolist())))
-    corners: list[tuple[float, float]] = []
-    for sequence in (ordered, ordered[::-1]):
-        chain: list[tuple[float, float]] = []
-        for point in sequence:
-            while len(chain) > 1 and _turn(chain[-2], chain[-1], point) <= 0:
-                chain.pop()
-            chain.append(point)
-        corners += chain[:-1]
-    return np.array(corners)
-
-
-def _turn(origin: tuple[float, float], a: tuple[float, float], b: tuple[float, float]) -> float:
-    return (a[0] - origin[0]) * (b[1] - origin[1]) - (a[1] - origin[1]) * (b[0] - origin[0])
+    drawn = axes(mask, spacing)
+    return drawn.longest, drawn.perpendicular
 
 
 def segmentations(
     outputs: SFRecSamOutput,
     original_sizes: Iterable[tuple[int, int]],
     image_processor: SFRecSamImageProcessorPil,
+    pictures: list[PIL.Image.Image] | None = None,
 ) -> list[Segmentation]:
     """
     Brings a batch's output to the size of each image; the first mask of the first prompt.
@@ -115,6 +100,8 @@ def segmentations(
         outputs ([`SFRecSamOutput`]): Of the model, with the processor's `scan_boxes`.
         original_sizes (`Iterable[tuple[int, int]]`): Height and width of each image.
         image_processor ([`SFRecSamImageProcessor`]): The one that prepared the batch.
+        pictures (`list[PIL.Image.Image]`, *optional*): The images. With them the outlines are [`smoothed`] and the
+            masks [`tidied`]; without them they are what the model says, pixel by pixel.
     """
     logits, values = (
         torch.stack([outputs[name][:, 0, 0].float() for name in names], dim=1)
@@ -125,14 +112,21 @@ def segmentations(
     results = []
     for index, size in enumerate(original_sizes):
         place = tuple(int(side) for side in size), None if boxes is None else boxes[index].tolist()
-        final, initial = image_processor.restore(logits[index], *place, outside=-torch.inf)
+        if pictures is None:
+            final, initial = image_processor.restore(logits[index], *place, outside=-torch.inf).sigmoid()
+        else:
+            final, initial = image_processor.restore(smoothed(logits[index].sigmoid()), *place)
         probability, uncertainty = image_processor.restore(values[index], *place)
+        masks = [(map_ > 0.5).cpu().numpy() for map_ in (final, initial)]
+        if pictures is not None:
+            masks = [_tidied(mask, pictures[index], place[1]) for mask in masks]
         results.append(
             Segmentation(
-                mask=(final > 0).cpu().numpy(),
-                initial_mask=(initial > 0).cpu().numpy(),
+                mask=masks[0],
+                initial_mask=masks[1],
                 probability=probability.cpu().numpy(),
-                final_probability=final.sigmoid().cpu().numpy(),
+                initial_probability=initial.cpu().numpy(),
+                final_probability=final.cpu().numpy(),
                 uncertainty=uncertainty.cpu().numpy(),
                 presence=float(presence[index]),
                 score=float(outputs["iou_scores"][index, 0, 0]),
@@ -141,8 +135,30 @@ def segmentations(
     return results
 
 
+def smoothed(probability: Tensor) -> Tensor:
+    """
+    Probabilities blurred by less than a pixel of the model's own mask. An outline cut from them after they are enlarged is
+    smooth at the image's resolution; one cut from the mask has steps as large as the mask's pixels.
+
+    Args:
+        probability (`torch.Tensor` of shape `(maps, height, width)`): In [0, 1], at the resolution of the mask.
+    """
+    weights = torch.exp(-(torch.tensor([-1.0, 0.0, 1.0], device=probability.device) ** 2) / (2 * BLUR**2))
+    kernel = torch.outer(weights, weights) / weights.sum() ** 2
+    padded = F.pad(probability[:, None], (1, 1, 1, 1), mode="replicate")
+    return F.conv2d(padded, kernel[None, None])[:, 0]
+
+
+def _tidied(mask: np.ndarray, picture: PIL.Image.Image, scan_box: list[int] | None) -> np.ndarray:
+    """The mask [`tidied`] on the scan alone, so that a frame around it changes nothing."""
+    left, top, right, bottom = scan_box or (0, 0, *picture.size)
+    clean = np.zeros_like(mask)
+    clean[top:bottom, left:right] = tidied(mask[top:bottom, left:right], picture.crop((left, top, right, bottom)))
+    return clean
+
+
 def segment(
-    model: SFRecSamModel, processor: Any, images: Iterable[Any], batch_size: int = 4, **options: Any
+    model: PreTrainedModel, processor: Any, images: Iterable[Any], batch_size: int = 4, **options: Any
 ) -> Iterator[Segmentation]:
     """
     Segments any number of images, a batch at a time, in constant memory.
@@ -154,7 +170,8 @@ def segment(
             `input_points`, `input_labels` or `input_boxes`.
         batch_size (`int`): Images per batch; it does not change the masks.
         options: Passed to [`SFRecSamModel.forward`], such as `mc_samples`; `mirror=True` averages the answer with that
-            to the mirror image, see [`both_views`].
+            to the mirror image, see [`both_views`]; `tidy=False` gives the masks as the model says them, neither
+            [`smoothed`] nor [`tidied`].
     """
     remaining = iter(images)
     # The next batch is read and prepared while the model works on this one.
@@ -162,11 +179,11 @@ def segment(
         upcoming = worker.submit(_next_batch, processor, remaining, batch_size)
         while (prepared := upcoming.result()) is not None:
             upcoming = worker.submit(_next_batch, processor, remaining, batch_size)
-            yield from _answer(model, processor, prepared, **options)
+            yield from _answer(model, processor, *prepared, **options)
 
 
 def segment_batch(
-    model: SFRecSamModel, processor: Any, pairs: list[tuple[Any, dict[str, Any]]], **options: Any
+    model: PreTrainedModel, processor: Any, pairs: list[tuple[Any, dict[str, Any]]], **options: Any
 ) -> list[Segmentation]:
     """
     Segments images in one forward pass.
@@ -177,28 +194,38 @@ def segment_batch(
         pairs (`list[tuple]`): Each image with its prompts, as for [`segment`].
         options: As for [`segment`].
     """
-    return _answer(model, processor, _prepare(processor, pairs), **options)
+    return _answer(model, processor, *_prepare(processor, pairs), **options)
 
 
-def _next_batch(processor: Any, images: Iterator[Any], batch_size: int) -> BatchFeature | None:
+def _next_batch(
+    processor: Any, images: Iterator[Any], batch_size: int
+) -> tuple[list[PIL.Image.Image], BatchFeature] | None:
     batch = list(islice(images, batch_size))
     if not batch:
         return None
     return _prepare(processor, [entry if isinstance(entry, tuple) else (entry, {}) for entry in batch])
 
 
-def _prepare(processor: Any, pairs: list[tuple[Any, dict[str, Any]]]) -> BatchFeature:
+def _prepare(processor: Any, pairs: list[tuple[Any, dict[str, Any]]]) -> tuple[list[PIL.Image.Image], BatchFeature]:
+    pictures = [read_rgb(image, name=f"image {index}") for index, (image, _) in enumerate(pairs)]
     kinds = {name for _, prompts in pairs for name in prompts}
     prompts = {name: [given.get(name) for _, given in pairs] for name in kinds}
-    return processor([image for image, _ in pairs], **prompts)
+    return pictures, processor(pictures, **prompts)
 
 
 @torch.inference_mode()
 def _answer(
-    model: SFRecSamModel, processor: Any, inputs: BatchFeature, mirror: bool = False, **options: Any
+    model: PreTrainedModel,
+    processor: Any,
+    pictures: list[PIL.Image.Image],
+    inputs: BatchFeature,
+    mirror: bool = False,
+    tidy: bool = True,
+    **options: Any,
 ) -> list[Segmentation]:
     inputs = {
         name: value.to(model.device, model.dtype if name == "pixel_values" else None) for name, value in inputs.items()
     }
     outputs = both_views(model, inputs, **options) if mirror else model(**inputs, **options)
-    return segmentations(outputs, inputs["original_sizes"].tolist(), processor.image_processor)
+    sizes = inputs["original_sizes"].tolist()
+    return segmentations(outputs, sizes, processor.image_processor, pictures if tidy else None)

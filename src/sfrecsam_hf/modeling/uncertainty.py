@@ -40,46 +40,6 @@ def uncertainty_from_samples(samples: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return mean, entropy, information
 
 
-def expected_calibration_error(probability: Tensor, target: Tensor, bins: int = 15) -> float:
-    """
-    Mean gap between the predicted foreground probability and the foreground frequency, weighted by bin size.
-
-    Args:
-        probability (`torch.Tensor` of any shape): Predicted foreground probability in [0, 1].
-        target (`torch.Tensor` of the same shape): True foreground, boolean.
-        bins (`int`): Equal-width bins.
-
-    Returns:
-        `float` in [0, 1]; 0 is perfectly calibrated (Guo et al., ICML 2017, for the foreground class).
-    """
-    count, confidence, frequency = reliability_curve(probability, target, bins)
-    return float((count / count.sum() * (confidence - frequency).abs()).sum())
-
-
-def reliability_curve(probability: Tensor, target: Tensor, bins: int = 15) -> tuple[Tensor, Tensor, Tensor]:
-    """
-    What a reliability diagram draws.
-
-    Args:
-        probability (`torch.Tensor` of any shape): Predicted foreground probability in [0, 1].
-        target (`torch.Tensor` of the same shape): True foreground, boolean.
-        bins (`int`): Equal-width bins.
-
-    Returns:
-        Three tensors of shape `(bins,)`: pixel count, mean predicted probability, foreground frequency (0 where a
-        bin is empty).
-    """
-    p, t = probability.flatten().double(), target.flatten().double()
-    index = (p * bins).long().clamp(max=bins - 1)
-    count = torch.bincount(index, minlength=bins).double()
-    filled = count.clamp(min=1)
-    return (
-        count,
-        torch.bincount(index, weights=p, minlength=bins) / filled,
-        torch.bincount(index, weights=t, minlength=bins) / filled,
-    )
-
-
 class UncertaintyHead(nn.Module):
     r"""
     Predicts the sampled entropy from one deterministic pass: what `mc_samples=0` uses (METHOD section 4).

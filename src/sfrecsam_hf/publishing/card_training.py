@@ -5,11 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .card_numbers import duration, percent
-from .card_tables import identifier, public_name
+from .card_tables import duration, identifier, percent, public_name
 
 STAGES = {1: "base", 2: "correctors"}
-PARTS = {"prompts": "how prompts are heeded", "presence": "presence score"}
+PARTS = {"prompts": "prompt following", "presence": "presence score"}
 SIZES = ("tiny", "base")
 
 

@@ -1,7 +1,6 @@
-"""Publishes a training run as a model repository on the Hub, all of it in one commit."""
+"""Publishes a training run as a model repository on the Hub, all of it in one commit; and data sets."""
 
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,18 +10,24 @@ from huggingface_hub import HfApi, RepoUrl
 from huggingface_hub.errors import HFValidationError, HTTPError, OfflineModeIsEnabled
 from huggingface_hub.utils import validate_repo_id
 
+from ..data.training_record import FILE as TRAINING_IMAGES
 from ..inference.checkpoints import load_checkpoint
 from ..modeling.adapters_only import additions
 from ..training.summary import FILE as SUMMARY
-from .model_card import find_evaluations, write_card
+from .card_tables import Evaluation
+from .data_card import write_data_card
+from .model_card import write_card
 
 SHARD_SIZE = "5GB"
+STAGE = ".push"
+MEASURED = ("results.json", "per_image.csv", "*.png", "LICENSE*")
 STALE = ["*.safetensors", "*.safetensors.index.json"]
 
 
 def push(
     run: str | Path,
     name: str,
+    *,
     private: bool = False,
     adapters_only: bool = False,
     pictures: bool = True,
@@ -31,6 +36,8 @@ def push(
 ) -> str:
     """
     Uploads weights, processor, code, card, results and figures, and returns the repository's address.
+
+    The repository is laid out in the run's own folder first. What a killed push leaves there, the next one removes.
 
     Args:
         run (`str`): As for [`stage`].
@@ -44,8 +51,11 @@ def push(
             refuses.
     """
     checked_name(name)
-    with tempfile.TemporaryDirectory() as folder:
-        stage(run, Path(folder), name, adapters_only, pictures, license, shard_size)
+    _places(Path(run))
+    with _stage_folder(Path(run)) as folder:
+        stage(
+            run, folder, name, adapters_only=adapters_only, pictures=pictures, license=license, shard_size=shard_size
+        )
         with _one_sentence(name):
             repository = _repository(name, "model", private)
             HfApi().upload_folder(
@@ -57,15 +67,18 @@ def push(
     return str(repository)
 
 
-def push_data(dataset: Dataset, name: str, split: str | None = None, private: bool = False) -> str:
+def push_data(
+    dataset: Dataset, name: str, *, split: str | None = None, private: bool = False, license: str | None = None
+) -> str:
     """
-    Uploads a data set with its images and returns its address.
+    Uploads a data set with its images as Parquet files, writes its card, and returns its address.
 
     Args:
         dataset (`datasets.Dataset`): With the columns of [`~sfrecsam_hf.data.loading.load_busi`].
         name (`str`): Hub name.
         split (`str`, *optional*): Name of the split there; `"train"` if not given.
         private (`bool`): Only you and your organisation may see it.
+        license (`str`, *optional*): Identifier of the data's licence, as the Hub knows it.
 
     Raises:
         ValueError: As for [`push`].
@@ -74,13 +87,30 @@ def push_data(dataset: Dataset, name: str, split: str | None = None, private: bo
     with _one_sentence(name):
         repository = _repository(name, "dataset", private)
         dataset.push_to_hub(repository.repo_id, split=split or "train")
+        write_data_card(repository.repo_id, license)
     return str(repository)
+
+
+@contextmanager
+def _stage_folder(run: Path) -> Iterator[Path]:
+    """An empty folder inside the run, gone afterwards."""
+    folder = run / STAGE
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        folder.mkdir()
+    except OSError as error:
+        raise ValueError(f"{run} cannot be written to ({error.strerror}); push from a copy of it.") from error
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def stage(
     run: str | Path,
     folder: Path,
     name: str,
+    *,
     adapters_only: bool = False,
     pictures: bool = True,
     license: str = "apache-2.0",
@@ -102,12 +132,8 @@ def stage(
         FileNotFoundError: There is no checkpoint, or no `results.json`.
         ValueError: The checkpoint is damaged, or has no adapters that could stand alone.
     """
-    run = Path(run)
-    trained = (run / "best").is_dir()
-    checkpoint, evaluation = (run / "best", run / "evaluation") if trained else (run, run)
-    if not (checkpoint / "config.json").is_file():
-        raise FileNotFoundError(f"{run} has no checkpoint in best/; give the --output of `sfrecsam train`.")
-    evaluations = list(find_evaluations(evaluation))
+    checkpoint, evaluation = _places(Path(run))
+    evaluations = list(Evaluation.all_below(evaluation))
     model, processor = load_checkpoint(checkpoint, "cpu", dtype="auto")
     weights = additions(model) if adapters_only else None
     model.config.adapters_only = adapters_only
@@ -116,13 +142,22 @@ def stage(
     for found in evaluations:
         target = folder / found.prefix
         target.mkdir(exist_ok=True)
-        for pattern in ("results.json", "*.png", "LICENSE*"):
+        for pattern in MEASURED:
             for path in found.folder.glob(pattern):
                 if pictures or path.name != "worst.png":
                     shutil.copy(path, target)
-    if (checkpoint / SUMMARY).is_file():
-        shutil.copy(checkpoint / SUMMARY, folder)
+    for record in (SUMMARY, TRAINING_IMAGES):
+        if (checkpoint / record).is_file():
+            shutil.copy(checkpoint / record, folder)
     write_card(folder, name, license)
+
+
+def _places(run: Path) -> tuple[Path, Path]:
+    """The folders of checkpoint and evaluation of a training run, or of a model repository."""
+    checkpoint, evaluation = (run / "best", run / "evaluation") if (run / "best").is_dir() else (run, run)
+    if not (checkpoint / "config.json").is_file():
+        raise FileNotFoundError(f"{run} has no checkpoint in best/; give the --output of `sfrecsam train`.")
+    return checkpoint, evaluation
 
 
 def checked_name(name: str) -> None:

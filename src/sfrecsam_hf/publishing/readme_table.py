@@ -5,6 +5,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from .card_tables import public_name
+
 MARKED = re.compile(r"(<!-- results -->\n).*?(<!-- /results -->)", flags=re.DOTALL)
 HEADS = (
     "data",
@@ -37,22 +39,27 @@ def readme_table(folder: str | Path) -> str:
 
     Dice is the mean over lesions, with its 95 % interval. A `baseline.json` beside a `results.json` holds `name`,
     `dice` and, if they are known, `low` and `high` of the strongest baseline on the same images.
+
+    Raises:
+        ValueError: Results have no figures for automatic prompts.
     """
     folder = Path(folder)
     lines = [HEADS, ("---",) * len(HEADS)]
     for path in [folder / "results.json", *sorted(folder.glob("*/results.json"))]:
         results = json.loads(path.read_text(encoding="utf-8"))
-        auto, clicked = (results["columns"][column]["final"]["lesion"] for column in ("auto", "oracle-point"))
-        found = results["columns"]["auto"]["found"]["final"]["iou_50"]
+        auto, clicked = (results["columns"].get(column) for column in ("auto", "oracle-point"))
+        if auto is None:
+            raise ValueError(f"{path} has no figures for automatic prompts; evaluate with --columns auto too.")
+        lesions, found = auto["final"]["lesion"], auto["found"]["final"]["iou_50"]
         rival = path.with_name("baseline.json")
         lines.append(
             (
-                results["data"],
-                str(auto["images"]),
-                f"**{_with_interval(auto['dice'], 'mean')}**",
+                public_name(results["data"]),
+                str(lesions["images"]),
+                f"**{_with_interval(lesions['dice'], 'mean')}**",
                 _baseline(json.loads(rival.read_text(encoding="utf-8"))) if rival.is_file() else "–",
                 f"{100 * found['share']:.0f} %",
-                f"{clicked['dice']['mean']:.3f}",
+                f"{clicked['final']['lesion']['dice']['mean']:.3f}" if clicked else "–",
             )
         )
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

@@ -14,10 +14,10 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import numpy as np
 from accelerate import Accelerator
 from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
-from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
 from ..data.training_record import TrainingRecord
@@ -43,7 +43,7 @@ class Progress:
         without_overlap (`int`): Epochs in a row whose masks met no lesion at all.
         averaged (`int`): Steps that the moving average has seen.
         seconds (`float`): Duration of the run so far.
-        shown (`str`): Digest of the training images.
+        shown (`str`): Digest of the images and masks that train and validate.
         sums (`dict[str, float]`): Of the epoch so far, over its batches: each loss term, and the seconds of each part.
     """
 
@@ -210,11 +210,11 @@ def _read(path: Path) -> dict:
         raise ValueError(f"{path} is damaged; begin anew with another --output.") from error
 
 
-def digest(*tensors: Tensor) -> str:
-    """SHA-256 of the numbers in tensors on the CPU."""
+def digest(*arrays: np.ndarray) -> str:
+    """SHA-256 of the numbers in arrays."""
     found = hashlib.sha256()
-    for tensor in tensors:
-        found.update(tensor.contiguous().numpy())
+    for array in arrays:
+        found.update(np.ascontiguousarray(array))
     return found.hexdigest()
 
 

@@ -1,5 +1,6 @@
 """Settings of a training run: one dataclass, read from YAML, overridden by flags, saved with the run."""
 
+import math
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from types import UnionType
@@ -13,95 +14,117 @@ FREE_ON_RESUME = ("train", "validation", "splits", "exclude", "output", "save_st
 
 @dataclass
 class TrainingConfig:
-    r"""
-    Settings of one run. Paths are as the caller's shell sees them.
-
-    Args:
-        train (`list[str]`): Data folders or zips to train on; their split `train`.
-        validation (`list[str]`): Data folders or zips to choose the best checkpoint on; their splits `val` together.
-            Without any, nothing is chosen and the last weights are kept.
-        output (`str`): Folder of the run.
-        splits (`str`, *optional*): CSV with `image,group,split`; without it the data's own split, or one by group.
-        exclude (`str`, *optional*): CSV of images to leave out, such as BUSI's `objections.csv`.
-        shares (`list[float]`, *optional*): Share of each folder that one epoch shows; all of each if not given.
-        model (`str`): `"tiny"`, `"base"`, or a checkpoint to go on from.
-        sam (`str`, *optional*): A SAM checkpoint (transformers folder, Hub name, or original `.pth`) to extend.
-        branch (`str`): What the branch of a new model starts from: `"imagenet"`, `"random"`, or a checkpoint of ours.
-        image_size (`int`, *optional*): Side of the input in pixels; the model's own if not given.
-        answer_size (`int`, *optional*): Side of the input that the trained model gets; that of training if not given.
-        overrides (`dict`): Fields of [`SFRecSamConfig`] to change for `"tiny"` and `"base"`.
-        freeze_base (`bool`): Leave the original SAM weights as they are (with `sam`).
-        epochs (`int`): Epochs of stage 1, the base segmentation; 0 keeps that of a checkpoint in `model`.
-        fold_epochs (`int`, *optional*): Epochs of stage 1 in each fold; `epochs` if not given.
-        correction_epochs (`int`): Epochs of stage 2, the corrector and the uncertainty head.
-        batch_size (`int`): Images per process and step.
-        accumulation (`int`): Batches per optimizer step.
-        learning_rate (`float`): Peak of the cosine schedule.
-        branch_learning_rate (`float`): The same for the pretrained convolutions of the branch.
-        correction_learning_rate (`float`): The same for stage 2.
-        weight_decay (`float`): AdamW's, on matrices and kernels only.
-        warmup (`float`): Share of the steps that warm up.
-        clip (`float`): Largest gradient norm.
-        ema_decay (`float`): Of the exponential moving average that is validated and saved; 0 for none.
-        augmentation (`float`): 0 for none, 1 for the recipe's.
-        marks (`float`): Share of lesion images on which calipers are drawn; more of the normal ones.
-        click_share (`float`): Share of lesion images that are given clicks in place of automatic prompts. Above 0, the
-            best checkpoint of stage 1 is the best on average of both.
-        box_share (`float`): Share of lesion images that are given a loose box.
-        mc_samples (`int`, *optional*): Samples in stage 2; the configuration's if not given.
-        mixed_precision (`str`): `"no"`, `"bf16"` or `"fp16"`.
-        patience (`int`): Validations without a better Dice after which a stage ends; 0 never ends early.
-        save_steps (`int`): Optimizer steps between two states to resume from; 0 for once an epoch.
-        workers (`int`): Processes that augment.
-        tracker (`str`, *optional*): `"tensorboard"`, or any other tracker that Accelerate knows and that is installed.
-        overlays (`int`): Validation images drawn after each validation.
-        seed (`int`): Of weights, order, augmentation, prompts and sampling.
+    """
+    Settings of one run; each field explains itself, as does `sfrecsam train --help`. Paths are as the shell sees them.
 
     Raises:
         ValueError: A setting is unknown or out of range.
     """
 
-    train: list[str] = field(default_factory=list)
-    validation: list[str] = field(default_factory=list)
-    output: str = "runs/sf-recsam"
-    splits: str | None = None
-    exclude: str | None = None
-    shares: list[float] | None = None
-    model: str = "tiny"
-    sam: str | None = None
-    branch: str = "imagenet"
-    image_size: int | None = None
-    answer_size: int | None = None
-    overrides: dict[str, Any] = field(default_factory=dict)
-    freeze_base: bool = False
-    epochs: int = 40
-    fold_epochs: int | None = None
-    correction_epochs: int = 6
-    batch_size: int = 16
-    accumulation: int = 1
-    learning_rate: float = 1e-3
-    branch_learning_rate: float = 4e-4
-    correction_learning_rate: float = 1e-3
-    weight_decay: float = 0.05
-    warmup: float = 0.05
-    clip: float = 1.0
-    ema_decay: float = 0.998
-    augmentation: float = 1.0
-    marks: float = 0.5
-    click_share: float = 0.2
-    box_share: float = 0.1
-    mc_samples: int | None = 4
-    mixed_precision: str = "no"
-    patience: int = 0
-    save_steps: int = 0
-    workers: int = 0
-    tracker: str | None = "tensorboard"
-    overlays: int = 8
-    seed: int = 0
+    train: list[str] = field(
+        default_factory=list, metadata={"help": "Data folders or zips to train on. Of each, the split train is used."}
+    )
+    validation: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Data folders or zips to choose the best checkpoint on. Without any, the last is kept."},
+    )
+    output: str = field(default="runs/sf-recsam", metadata={"help": "Folder of the run."})
+    splits: str | None = field(
+        default=None,
+        metadata={"help": "CSV with the columns image, group and split. Without it the data's own split is used."},
+    )
+    exclude: str | None = field(
+        default=None, metadata={"help": "CSV of images to leave out, such as the objections.csv of BUSI."}
+    )
+    shares: list[float] | None = field(
+        default=None,
+        metadata={"help": "Share of each folder that one epoch shows. Without it an epoch shows all."},
+    )
+    model: str = field(
+        default="tiny", metadata={"help": "tiny, base, or a checkpoint to start from: a folder or a name on the Hub."}
+    )
+    sam: str | None = field(
+        default=None,
+        metadata={"help": "Segment Anything to extend: a folder, a name on the Hub, or a .pth file."},
+    )
+    branch: str = field(
+        default="imagenet",
+        metadata={"help": "What the branch of a new model starts from: imagenet, random, or a checkpoint of ours."},
+    )
+    image_size: int | None = field(
+        default=None, metadata={"help": "Side of the input in pixels. Without it, that of the model."}
+    )
+    answer_size: int | None = field(
+        default=None, metadata={"help": "Side of the input that the trained model gets. Without it, that of training."}
+    )
+    overrides: dict[str, Any] = field(
+        default_factory=dict, metadata={"help": "Fields of SFRecSamConfig to change, for the models tiny and base."}
+    )
+    freeze_base: bool = field(
+        default=False, metadata={"help": "Leave the original SAM weights as they are. For use with sam."}
+    )
+    epochs: int = field(
+        default=40,
+        metadata={"help": "Epochs of stage 1, the base segmentation. 0 keeps that of the checkpoint in model."},
+    )
+    fold_epochs: int | None = field(
+        default=None, metadata={"help": "Epochs of stage 1 in each fold of --folds. Without it, as many as epochs."}
+    )
+    correction_epochs: int = field(
+        default=6, metadata={"help": "Epochs of stage 2, the correctors and the uncertainty head."}
+    )
+    batch_size: int = field(default=16, metadata={"help": "Images for each process and step."})
+    accumulation: int = field(default=1, metadata={"help": "Batches for each optimizer step."})
+    learning_rate: float = field(default=1e-3, metadata={"help": "Highest learning rate of stage 1."})
+    branch_learning_rate: float = field(
+        default=4e-4, metadata={"help": "Highest learning rate of the pretrained convolutions."}
+    )
+    correction_learning_rate: float = field(default=1e-3, metadata={"help": "Highest learning rate of stage 2."})
+    weight_decay: float = field(
+        default=0.05, metadata={"help": "Weight decay of AdamW, on matrices and kernels only."}
+    )
+    warmup: float = field(default=0.05, metadata={"help": "Share of the steps in which the learning rate rises."})
+    clip: float = field(default=1.0, metadata={"help": "Largest gradient norm."})
+    ema_decay: float = field(
+        default=0.998,
+        metadata={"help": "Decay of the moving average that is validated and saved. 0 averages nothing."},
+    )
+    augmentation: float = field(
+        default=1.0, metadata={"help": "Strength of the augmentation. 0 leaves the images as they are."}
+    )
+    marks: float = field(
+        default=0.5,
+        metadata={"help": "Share of the lesion images on which calipers are drawn; more of the normal ones."},
+    )
+    click_share: float = field(
+        default=0.2,
+        metadata={
+            "help": (
+                "Share of the lesion images that are given clicks. Above 0, the best checkpoint of stage "
+                "1 is the best on average of clicked and automatic masks."
+            )
+        },
+    )
+    box_share: float = field(default=0.1, metadata={"help": "Share of the lesion images that are given a loose box."})
+    mc_samples: int | None = field(default=4, metadata={"help": "Stochastic passes in stage 2."})
+    mixed_precision: str = field(default="no", metadata={"help": "no, bf16 or fp16."})
+    patience: int = field(
+        default=0, metadata={"help": "Epochs without a better Dice after which a stage ends. 0 never ends it early."}
+    )
+    save_steps: int = field(
+        default=0,
+        metadata={"help": "Optimizer steps between two states to resume from. 0 saves one after each epoch."},
+    )
+    workers: int = field(default=0, metadata={"help": "Processes that augment."})
+    tracker: str | None = field(
+        default="tensorboard", metadata={"help": "tensorboard, or another tracker that Accelerate knows."}
+    )
+    overlays: int = field(default=8, metadata={"help": "Validation images that are drawn after each epoch."})
+    seed: int = field(default=0, metadata={"help": "Seed of weights, order, augmentation, prompts and sampling."})
 
     def __post_init__(self):
-        for setting in fields(self):
-            self._check_kind(setting.name, setting.type)
+        for known in fields(self):
+            self._check_kind(known.name, known.type)
         if not self.train:
             raise ValueError("train must name a data folder or zip.")
         self.shares = [1.0] * len(self.train) if self.shares is None else self.shares
@@ -154,6 +177,9 @@ class TrainingConfig:
         except (TypeError, ValueError) as error:
             wanted = " or ".join("nothing" if kind.__name__ == "NoneType" else kind.__name__ for kind in kinds)
             raise ValueError(f"{name}={value!r} must be of type {wanted}.") from error
+        numbers = getattr(self, name) if list[float] in members else [getattr(self, name)]
+        if not all(math.isfinite(number) for number in numbers or [] if isinstance(number, float)):
+            raise ValueError(f"{name}={value} must be finite.")
 
     @classmethod
     def from_yaml(cls, path: str | Path | None, **overrides: Any) -> "TrainingConfig":
@@ -187,9 +213,9 @@ class TrainingConfig:
         """
         begun = type(self).from_yaml(path)
         return [
-            f"{setting.name}: {getattr(begun, setting.name)} -> {getattr(self, setting.name)}"
-            for setting in fields(self)
-            if setting.name not in FREE_ON_RESUME and getattr(begun, setting.name) != getattr(self, setting.name)
+            f"{known.name}: {getattr(begun, known.name)} -> {getattr(self, known.name)}"
+            for known in fields(self)
+            if known.name not in FREE_ON_RESUME and getattr(begun, known.name) != getattr(self, known.name)
         ]
 
     def to_yaml(self, path: Path) -> None:

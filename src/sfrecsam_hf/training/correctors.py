@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from ..modeling.false_corrector import CorrectorOutput, DualFalseCorrector
 from ..modeling.losses import correction_losses
+from ..modeling.model_outputs import EMPTY_LOGIT
 from ..modeling.modeling_sfrecsam import SFRecSamModel, correction_context
 from .calibration import THRESHOLDS
 from .dataset import TrainingImages
@@ -136,7 +137,9 @@ def train_correctors(
             part = maps.select(order[start : start + BATCH])
             part = part.mirrored() if rng.random() < 0.5 else part
             corrected = apply_correctors(corrector, part, TEACHING_THRESHOLD)
-            terms = correction_losses(part.target, part.initial, corrected, torch.zeros_like(part.mean), part.entropy)
+            inside = part.initial > EMPTY_LOGIT
+            unused = torch.zeros_like(part.mean)
+            terms = correction_losses(part.target, part.initial, corrected, unused, part.entropy, inside)
             loss = sum(term for name, term in terms.items() if name != "uncertainty")
             loss.backward()
             torch.nn.utils.clip_grad_norm_(corrector.parameters(), 1.0)

@@ -68,6 +68,10 @@ class TrainingImages(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return len(self.images)
 
+    def arrays(self) -> tuple[np.ndarray, ...]:
+        """All that is held, by which one set of images is told from another."""
+        return self.images.numpy(), self.masks.numpy(), self.sizes.numpy()
+
     def __getitems__(self, keys: list[Key]) -> dict[str, Tensor]:
         """The batch of `(epoch, index)` pairs, ready for the model."""
         index = torch.tensor([key[1] for key in keys])

@@ -19,6 +19,9 @@ from ..data.loading import find, to_dataset
 from ..data.split_tables import apply_splits, exclude
 from ..data.splits import Resolved, grouped_folds
 from ..data.training_record import TrainingRecord
+from ..evaluation.evaluate import measure
+from ..evaluation.measured import Measured
+from ..evaluation.summary import summarised
 from ..modeling.image_processing_sfrecsam import SFRecSamImageProcessorPil
 from ..modeling.modeling_sfrecsam import SFRecSamModel
 from ..modeling.processing_sfrecsam import SFRecSamProcessor
@@ -51,10 +54,11 @@ def train_folds(config: TrainingConfig, folds: int, resume: bool = False) -> Pat
     run = FoldedRun(config, folds, resume)
     for fold in range(folds):
         run.part(f"fold-{fold + 1}", lambda fold=fold: run.train_fold(fold))
+    run.part("final", run.train_final)
     run.part("correctors", run.train_correctors)
     for fold in range(folds):
         run.part(f"measured-{fold + 1}", lambda fold=fold: run.measure_fold(fold))
-    run.part("final", run.train_final)
+    run.part("thresholds", run.finish_final)
     run.report()
     return run.output / "final" / BASE
 
@@ -77,7 +81,6 @@ class FoldedRun:
         self.log = self.output / "folds.json"
         if self.log.is_file() and not resume:
             raise FileExistsError(f"{self.output} already holds a run; pass --resume or choose another --output.")
-        self.seconds: dict[str, float] = json.loads(self.log.read_text()) if self.log.is_file() else {}
         found = [find(source) for source in config.train]
         if config.splits is not None:
             apply_splits(found, config.splits)
@@ -89,16 +92,20 @@ class FoldedRun:
         self.kept = [{sample.name for sample in source.samples} for source in found]
         self.output.mkdir(parents=True, exist_ok=True)
 
+    def done(self) -> dict[str, float]:
+        """The parts that have ended, and the seconds that each took."""
+        return json.loads(self.log.read_text()) if self.log.is_file() else {}
+
     def part(self, name: str, work: Callable[[], None]) -> None:
         """Does a part of the run, unless it has been done, and notes how long it took."""
-        if name in self.seconds:
+        if name in self.done():
             return
         print(f"***** part {name}", flush=True)
         start = time.perf_counter()
         work()
-        self.seconds[name] = time.perf_counter() - start
+        seconds = self.done() | {name: time.perf_counter() - start}
         fresh = self.log.with_suffix(".new")
-        fresh.write_text(json.dumps(self.seconds, indent=1) + "\n")
+        fresh.write_text(json.dumps(seconds, indent=1) + "\n")
         fresh.replace(self.log)
 
     def train_fold(self, fold: int) -> None:
@@ -199,8 +206,6 @@ class FoldedRun:
 
     def measure_fold(self, fold: int) -> None:
         """Every figure of the images that a fold did not train on, at their original size."""
-        from ..evaluation.evaluate import measure
-
         folder = self.output / f"fold-{fold + 1}"
         model = SFRecSamModel.from_pretrained(folder / BASE).eval()
         processor = _processor(model)
@@ -213,7 +218,10 @@ class FoldedRun:
         folder = self.output / "final"
         settings = replace(self.config, output=str(folder), correction_epochs=1)
         train(settings, resume=(folder / "latest").is_file(), data=self.taught())
-        every = list(range(self.folds))
+
+    def finish_final(self) -> None:
+        """Gives the final model the correctors and thresholds that all folds' errors teach."""
+        folder, every = self.output / "final", list(range(self.folds))
         model = self.corrected_model(folder / BASE, every)
         model.save_pretrained(folder / BASE)
         stored = np.load(self.output / "correction_dice.npz")
@@ -221,8 +229,6 @@ class FoldedRun:
 
     def report(self) -> None:
         """Writes the out-of-fold figures of each data set, without the images that are objected to and with them."""
-        from ..evaluation.measured import Measured
-
         for name, kept in zip(self.names, self.kept, strict=True):
             parts = [Measured.load(self.output / f"fold-{fold + 1}" / f"{name}.json") for fold in range(self.folds)]
             every = sum(parts, Measured())
@@ -230,9 +236,7 @@ class FoldedRun:
             if any(row["name"] not in kept for row in every.rows):
                 self._write(f"{name} without objections", _only(every, kept))
 
-    def _write(self, name: str, measured: "Measured") -> None:
-        from ..evaluation.summary import summarised
-
+    def _write(self, name: str, measured: Measured) -> None:
         folder = self.output / "evaluation" / name
         folder.mkdir(parents=True, exist_ok=True)
         results = {"data": name, "folds": self.folds, **summarised(measured)}
@@ -245,9 +249,9 @@ def _processor(model: SFRecSamModel) -> SFRecSamProcessor:
     return SFRecSamProcessor(SFRecSamImageProcessorPil(image_size=model.config.vision_config.image_size))
 
 
-def _only(measured: "Measured", names: set[str]) -> "Measured":
+def _only(measured: Measured, names: set[str]) -> Measured:
     """The same of some images. Counts of pixels cannot be taken apart and stay those of all images."""
-    return type(measured)([row for row in measured.rows if row["name"] in names], measured.pixels, measured.seconds)
+    return Measured([row for row in measured.rows if row["name"] in names], measured.pixels, measured.seconds)
 
 
 __all__ = ["train_folds"]

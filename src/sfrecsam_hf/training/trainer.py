@@ -96,7 +96,7 @@ class TrainingRun:
         if data is None:
             start = None if config.sam else config.model
             data = resolve(config.train, config.validation, config.splits, config.exclude, start)
-        sources = data.train
+        sources, self.used = data.train, _used(config, data)
         self.groups = [source["group"][:] for source in sources]
         self.validation = Validation(data.validation, config) if data.validation else None
         self.accelerator = Accelerator(
@@ -141,11 +141,11 @@ class TrainingRun:
             config.accumulation * processes,
             config.seed,
         )
-        shown = digest(self.images.images, self.images.masks, self.images.sizes)
+        shown = digest(*self.images.arrays(), *self.validation.arrays())
         if self.resumed is not None and shown != self.progress.shown:
             raise ValueError(
-                f"The training images are not those that {self.output} was begun with; restore them, or choose "
-                "another --output."
+                f"The images are not those that {self.output} was begun with; restore them, or choose another "
+                "--output."
             )
         self.progress.shown = shown
         if main:
@@ -383,9 +383,10 @@ class TrainingRun:
         effective = config.batch_size * config.accumulation * accelerator.num_processes
         accelerator.print(
             f"***** stage {self.progress.stage}: {epochs} epochs of {steps_per_epoch} steps of {effective} images "
-            f"({config.batch_size} x {config.accumulation} accumulated x {accelerator.num_processes} processes)\n"
-            f"***** {len(self.images)} training and {sum(map(len, self._held_out()))} validation images\n"
-            f"***** {trainable:,} of {self.model.num_parameters():,} parameters train; {accelerator.device}, "
+            f"({config.batch_size} x {config.accumulation} accumulated x {accelerator.num_processes} processes): "
+            f"an epoch shows {steps_per_epoch * effective} of {len(self.images)} training images\n"
+            + "".join(f"***** {line}\n" for line in self.used)
+            + f"***** {trainable:,} of {self.model.num_parameters():,} parameters train; {accelerator.device}, "
             f"{config.mixed_precision} precision, seed {config.seed}"
         )
 
@@ -399,6 +400,22 @@ class TrainingRun:
 def _unfilled(state: Path) -> SFRecSamModel:
     """The model of a state, whose weights are still to be loaded: what the run started from may have changed."""
     return SFRecSamModel(SFRecSamConfig.from_pretrained(state))
+
+
+def _used(config: TrainingConfig, resolved: Resolved) -> list[str]:
+    """A line for each data set: how many of its images train, validate, and are left."""
+    counts = {source: {"train": 0, "validate": 0} for source in resolved.held}
+    for use, sources, parts in (
+        ("train", config.train, resolved.train),
+        ("validate", config.validation, resolved.validation),
+    ):
+        for source, part in zip(sources, parts, strict=True):
+            counts[source][use] = len(part)
+    return [
+        f"{source}: of {held} images {counts[source]['train']} train, {counts[source]['validate']} validate, "
+        f"{held - sum(counts[source].values())} are not used"
+        for source, held in resolved.held.items()
+    ]
 
 
 def _made(folder: Path) -> None:

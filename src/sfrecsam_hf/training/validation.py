@@ -12,7 +12,7 @@ from sklearn.metrics import roc_auc_score
 
 from ..evaluation.metrics import overlap
 from ..evaluation.oracle_prompts import oracle_point
-from ..inference.visualization import contact_sheet, overlay
+from ..inference.visualization import outline_sheet
 from ..modeling.modeling_sfrecsam import SFRecSamModel
 from ..modeling.processing_sfrecsam import SFRecSamProcessor
 from ..modeling.segmentation import Segmentation, segment
@@ -62,6 +62,12 @@ class Validation:
             named = " and ".join(config.validation)
             raise ValueError(f"{named} has no lesion in its validation split to choose a checkpoint by.")
 
+    def arrays(self) -> Iterator[np.ndarray]:
+        """All images and masks, by which one set of them is told from another."""
+        for row in self.images.select_columns(["image", "mask"]):
+            yield np.asarray(row["image"])
+            yield np.asarray(row["mask"])
+
     def outcomes(
         self, model: SFRecSamModel, processor: SFRecSamProcessor, accelerator: Accelerator, stage: int
     ) -> list[Outcome]:
@@ -102,14 +108,11 @@ class Validation:
         """The first lesions under their masks, as many as the run's `overlays`."""
         shown = [outcome for outcome in outcomes if outcome.lesion][: self.config.overlays]
         rows = [self.images[outcome.index] for outcome in shown]
-        tiles = [
-            overlay(row["image"], outcome.mask, np.asarray(row["mask"]) > 0)
-            for row, outcome in zip(rows, shown, strict=True)
-        ]
+        truths = [np.asarray(row["mask"]) > 0 for row in rows]
         captions = [
             f"{row['name']} Dice {outcome.final['dice']:.2f}" for row, outcome in zip(rows, shown, strict=True)
         ]
-        return contact_sheet(tiles, captions)
+        return outline_sheet([row["image"] for row in rows], [outcome.mask for outcome in shown], truths, captions)
 
 
 def answers(
