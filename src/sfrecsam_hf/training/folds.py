@@ -130,7 +130,9 @@ class FoldedRun:
             )
             for source, dealt, kept in zip(self.sources, self.dealt, self.kept, strict=True)
         ]
-        return Resolved(chosen, [], TrainingRecord.of_run(list(zip(self.config.train, chosen, strict=True)), [], None))
+        held = {name: len(source) for name, source in zip(self.config.train, self.sources, strict=True)}
+        record = TrainingRecord.of_run(list(zip(self.config.train, chosen, strict=True)), [], None)
+        return Resolved(train=chosen, validation=[], record=record, held=held)
 
     def held_out(self, fold: int) -> list[HeldOut]:
         """The images that a fold did not train on."""

@@ -141,7 +141,7 @@ class TrainingRun:
             config.accumulation * processes,
             config.seed,
         )
-        shown = digest(*self.images.arrays(), *self.validation.arrays())
+        shown = digest(*self.images.arrays(), *([] if self.validation is None else self.validation.arrays()))
         if self.resumed is not None and shown != self.progress.shown:
             raise ValueError(
                 f"The images are not those that {self.output} was begun with; restore them, or choose another "
