@@ -123,8 +123,8 @@ def train_correctors(
         seed (`int`): Decides order and mirroring.
     """
     lesions, rng = maps.lesions(), np.random.default_rng(seed)
-    total = epochs * (len(lesions) // BATCH)
-    if not total:
+    total = epochs * len(lesions.split(BATCH))
+    if not len(lesions) or not total:
         return
     optimizer = torch.optim.AdamW(corrector.parameters(), lr=learning_rate, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=total + 1)
@@ -133,8 +133,8 @@ def train_correctors(
     corrector.train()
     for _ in range(epochs):
         order = lesions[torch.from_numpy(rng.permutation(len(lesions)))]
-        for start in range(0, len(order) - BATCH + 1, BATCH):
-            part = maps.select(order[start : start + BATCH])
+        for index in order.split(BATCH):
+            part = maps.select(index)
             part = part.mirrored() if rng.random() < 0.5 else part
             corrected = apply_correctors(corrector, part, TEACHING_THRESHOLD)
             inside = part.initial > EMPTY_LOGIT
