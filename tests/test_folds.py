@@ -12,7 +12,7 @@ from sfrecsam_hf.evaluation.measured import Measured
 from sfrecsam_hf.training.folds import FoldedRun, train_folds
 
 FOLDS = 2
-PARTS = ["fold-1", "fold-2", "final", "correctors", "measured-1", "measured-2", "thresholds"]
+PARTS = ["fold-1", "errors-1", "fold-2", "errors-2", "final", "correctors", "measured-1", "measured-2", "thresholds"]
 
 
 def settings(data, output, **changed) -> TrainingConfig:

@@ -163,6 +163,13 @@ class Checkpoints:
             self.save_best(resized(model, image_size), SFRecSamProcessor(image_processor))
 
 
+def size_of(folder: Path) -> int | None:
+    """Side of the input of the model in a folder; None where there is none."""
+    if not (folder / "config.json").is_file():
+        return None
+    return SFRecSamConfig.from_pretrained(folder).vision_config.image_size
+
+
 def saved_state(folder: Path) -> Path:
     """
     The last state of a run, checked.

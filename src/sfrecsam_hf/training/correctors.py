@@ -53,7 +53,12 @@ class ErrorMaps:
             model ([`SFRecSamModel`]): That did not train on them; put in evaluation mode.
             images ([`TrainingImages`]): Neither augmented nor marked nor prompted.
             mc_samples (`int`, *optional*): Stochastic passes; the configuration's if not given.
+
+        Raises:
+            ValueError: The images would be changed.
         """
+        if images.augmentation or images.marks or images.click_share or images.box_share:
+            raise ValueError("Errors are mapped on images as they are: give them without augmentation and prompts.")
         model.eval()
         parts: list[list[Tensor]] = []
         for start in range(0, len(images), BATCH):

@@ -54,6 +54,7 @@ def train_folds(config: TrainingConfig, folds: int, resume: bool = False) -> Pat
     run = FoldedRun(config, folds, resume)
     for fold in range(folds):
         run.part(f"fold-{fold + 1}", lambda fold=fold: run.train_fold(fold))
+        run.part(f"errors-{fold + 1}", lambda fold=fold: run.map_errors(fold))
     run.part("final", run.train_final)
     run.part("correctors", run.train_correctors)
     for fold in range(folds):
@@ -109,13 +110,18 @@ class FoldedRun:
         fresh.replace(self.log)
 
     def train_fold(self, fold: int) -> None:
-        """The base of one fold, and what it makes of the images it did not train on."""
+        """The base of one fold."""
         folder = self.output / f"fold-{fold + 1}"
         settings = replace(self.config, output=str(folder), correction_epochs=0, seed=self.config.seed + fold)
         settings.epochs = self.config.fold_epochs or self.config.epochs
         train(settings, resume=(folder / "latest").is_file(), data=self.taught(without_fold=fold))
+
+    def map_errors(self, fold: int) -> None:
+        """What the base of a fold makes of the images that it did not train on."""
+        folder = self.output / f"fold-{fold + 1}"
         model = SFRecSamModel.from_pretrained(folder / BASE).eval()
-        images = TrainingImages([part.images for part in self.held_out(fold)], _processor(model).image_processor)
+        parts = [part.images for part in self.held_out(fold)]
+        images = TrainingImages(parts, _processor(model).image_processor, augmentation=0.0)
         ErrorMaps.of(model, images, self.config.mc_samples).save(folder / MAPS)
 
     def taught(self, without_fold: int | None = None) -> Resolved:

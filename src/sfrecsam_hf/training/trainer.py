@@ -22,7 +22,7 @@ from ..modeling.image_processing_sfrecsam import SFRecSamImageProcessorPil
 from ..modeling.modeling_sfrecsam import SFRecSamModel
 from ..modeling.processing_sfrecsam import SFRecSamProcessor
 from .calibration import calibrate, calibrate_correction
-from .checkpointing import Checkpoints, Progress, digest, replaced, saved_progress, saved_state
+from .checkpointing import Checkpoints, Progress, digest, replaced, saved_progress, saved_state, size_of
 from .config import TrainingConfig
 from .dataset import EpochBatches, TrainingImages
 from .history import History
@@ -53,6 +53,9 @@ def train(config: TrainingConfig, resume: bool = False, data: Resolved | None = 
         OSError: The output folder cannot be written; the last state in it is whole.
         ValueError: The data or the state cannot be used, or the run was begun with other settings.
     """
+    best = Path(config.output) / "best"
+    if resume and config.answer_size and size_of(best) == config.answer_size != config.image_size:
+        return best  # the last thing that a run does is to give its model this size
     try:
         run = TrainingRun(config, resume, data)
         while run.progress.stage <= 2:
@@ -64,7 +67,7 @@ def train(config: TrainingConfig, resume: bool = False, data: Resolved | None = 
         saved = (Path(config.output) / "latest").is_file()
         remedy = "the same command with --resume goes on" if saved else "nothing was saved yet, so begin it anew"
         raise KeyboardInterrupt(remedy) from stop
-    return run.output / "best"
+    return best
 
 
 @dataclass
