@@ -18,7 +18,8 @@ from .dicom import DICOM_EXTENSIONS, read_dicom
 class Readable(Protocol):
     """What a file in a folder, a member of a zip and a row of a Hub data set have in common."""
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
     def read_bytes(self) -> bytes: ...
 

@@ -59,9 +59,7 @@ def recognise_hub(name: str) -> Found:
     features = next(iter(parts.values())).features
     image, mask = _image_column(features, IMAGE_COLUMNS), _image_column(features, MASK_COLUMNS)
     if image is None or mask is None:
-        found = recognise(snapshot_download(name, repo_type="dataset"))
-        found.source = name
-        return found
+        return recognise(snapshot_download(name, repo_type="dataset"), called=name)
     found = Found(name, "Hub data set", [])
     for split, part in parts.items():
         part = part.cast_column(image, Image(decode=False)).cast_column(mask, Image(decode=False))

@@ -17,12 +17,14 @@ from PIL.PngImagePlugin import PngInfo
 from torch.accelerator import is_available
 from tqdm import tqdm
 
+from ..data.clips import is_clip, open_clip
 from ..data.dicom import DICOM_EXTENSIONS, Calibration, is_dicom, read_dicom
 from ..modeling.image_reading import max_megapixels, read_rgb
 from ..modeling.modeling_sfrecsam import SFRecSamModel
 from ..modeling.segmentation import Segmentation, segment_batch
 from .identity import checkpoint_hash, content_hash
 from .inputs import WRITER, Picture, find_pictures, shown
+from .predict_clip import ClipReport, predict_clip
 from .tables import REMEMBERED, Part, Row, Tables, rows_of
 from .visualization import ADDED, AXES, CONTOUR, REMOVED, VIRIDIS, corrections, heatmap, keyed, overlay, with_axes
 from .writing import in_words, is_full, replacing
@@ -41,12 +43,14 @@ class PredictionReport:
         problems (`list[str]`): A sentence for each input that could not be used.
         left_out (`list[str]`): A sentence for each kind of file that is no scan.
         kept (`int`): How many rows are those of an earlier run.
+        clips (`dict[str, ClipReport]`): What was found in each clip, by its name.
     """
 
     rows: list[Row] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
     kept: int = 0
+    clips: dict[str, ClipReport] = field(default_factory=dict)
 
 
 @dataclass
@@ -69,6 +73,7 @@ def predict(
     resume: bool = False,
     quiet: bool = False,
     mm_per_pixel: float | None = None,
+    frame: int = 1,
     **options: Any,
 ) -> PredictionReport:
     """
@@ -88,6 +93,7 @@ def predict(
         resume (`bool`): Keep an image's row of an earlier run if path, content, settings and checkpoint are the same.
         quiet (`bool`): No progress bar.
         mm_per_pixel (`float`, *optional*): Size of a pixel in images that do not tell it themselves.
+        frame (`int`): Frame of a clip that the prompts are on, counted from 1; followed from there in both directions.
         options: As for [`segment`].
 
     Raises:
@@ -100,16 +106,19 @@ def predict(
     settings = (prompts or {}) | options | ({} if mm_per_pixel is None else {"mm_per_pixel": mm_per_pixel})
     asked = {"settings": json.dumps(settings, sort_keys=True), "checkpoint": checkpoint_hash(model, processor)}
     run = _Run(model, processor, output, batch_size, prompts or {}, options, asked, mm_per_pixel)
-    names = [picture.name for picture in found.pictures]
+    clips = [picture for picture in found.pictures if is_clip(picture.path)]
+    stills = [picture for picture in found.pictures if picture not in clips]
+    names = [picture.name for picture in stills]
     try:
         output.mkdir(parents=True, exist_ok=True)
         if state.is_main_process:
             Tables.read(output).write(output)
         state.wait_for_everyone()
-        finished = _finished(Tables.read(output), found.pictures, asked) if resume else set()
-        left = [picture for picture in found.pictures if picture.name not in finished]
+        finished = _finished(Tables.read(output), stills, asked) if resume else set()
+        left = [picture for picture in stills if picture.name not in finished]
         mine = left[state.process_index :: state.num_processes]
         run.segment(mine, Part(output, state.process_index), quiet or not state.is_main_process)
+        run.segment_clips(clips if state.is_main_process else [], frame, quiet)
         problems = gather_object(list(run.problems.items()))
         if state.is_main_process:
             Tables.read(output).without(name for name, _ in problems).sorted(names).write(output)
@@ -121,7 +130,7 @@ def predict(
         raise type(error)(in_words(error, output)) from error
     rows = [tables.images[name] for name in names if name in tables.images]
     sentences = [*found.missing, *(sentence for _, sentence in problems)]
-    return PredictionReport(rows, sentences, found.left_out_in_words(), len(finished))
+    return PredictionReport(rows, sentences, found.left_out_in_words(), len(finished), run.clips)
 
 
 def _finished(tables: Tables, pictures: list[Picture], asked: dict[str, str]) -> set[str]:
@@ -153,6 +162,23 @@ class _Run:
     asked: dict[str, str]
     mm_per_pixel: float | None
     problems: dict[str, str] = field(default_factory=dict)
+    clips: dict[str, ClipReport] = field(default_factory=dict)
+
+    def segment_clips(self, clips: list[Picture], frame: int, quiet: bool) -> None:
+        """Segments clips one after the other; each is done anew, also where an earlier run did it."""
+        for picture in clips:
+            try:
+                clip = open_clip(picture.path)
+                prompts = {frame - 1: self.prompts} if self.prompts else None
+                options = {name: value for name, value in self.options.items() if name != "mirror"}
+                stem = self.output / picture.name
+                self.clips[picture.name] = predict_clip(
+                    self.model, self.processor, clip, stem, prompts, self.mm_per_pixel, quiet, **options
+                )
+            except Exception as error:  # whatever is wrong with one clip stops no other
+                if isinstance(error, OSError) and is_full(error):
+                    raise
+                self._report(picture, error)
 
     def segment(self, pictures: list[Picture], part: Part, quiet: bool) -> None:
         """Segments these images, and reads the next batch while the model works on this one."""

@@ -99,7 +99,7 @@ def heatmap(image: PIL.Image.Image, values: np.ndarray) -> PIL.Image.Image:
         image (`PIL.Image.Image`): Any mode.
         values (`numpy.ndarray` of shape `(height, width)`): In [0, 1].
     """
-    gray = np.asarray(image.convert("L").convert("RGB"), dtype=np.float32)
+    gray = np.asarray(read_rgb(image).convert("L").convert("RGB"), dtype=np.float32)
     values = np.clip(values, 0, 1)
     steps = np.linspace(0, 1, len(VIRIDIS))
     colour = np.stack([np.interp(values, steps, channel) for channel in np.transpose(VIRIDIS)], axis=-1)
@@ -109,7 +109,7 @@ def heatmap(image: PIL.Image.Image, values: np.ndarray) -> PIL.Image.Image:
 
 def corrections(image: PIL.Image.Image, initial: np.ndarray, final: np.ndarray) -> PIL.Image.Image:
     """The image with pixels that the correctors added in blue and those they removed in orange."""
-    pixels = np.array(image.convert("L").convert("RGB"))
+    pixels = np.array(read_rgb(image).convert("L").convert("RGB"))
     pixels[contour(final, outline_width(image.size))] = CONTOUR
     pixels[final & ~initial] = ADDED
     pixels[initial & ~final] = REMOVED

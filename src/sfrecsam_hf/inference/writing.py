@@ -2,7 +2,7 @@
 
 import errno
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from .inputs import shown
@@ -21,10 +21,8 @@ def replacing(path: Path) -> Iterator[Path]:
         yield fresh
         fresh.replace(path)
     except BaseException:
-        try:
+        with suppress(OSError):  # a name that is too long, or a folder that is gone
             fresh.unlink(missing_ok=True)
-        except OSError:  # a name that is too long, or a folder that is gone
-            pass
         raise
 
 

@@ -86,7 +86,7 @@ class LesionSegmentationPipeline(_SFRecSamPipeline, Pipeline):
             - **initial_mask** (`PIL.Image.Image` of mode `L`): The same before correction.
             - **probability** (`numpy.ndarray` of shape `(height, width)`): Of lesion, mean of the samples, in [0, 1].
             - **uncertainty** (`numpy.ndarray` of shape `(height, width)`): Predictive entropy in bits, in [0, 1].
-            - **box** (`list[int]`, *optional*): `[x1, y1, x2, y2]` around the largest lesion; None where there is none.
+            - **box** (`list[int]`, *optional*): `[x1, y1, x2, y2]` around the largest lesion, or None.
             - **measurements** (`dict`): As from [`Segmentation.measurements`], in pixels.
 
         Raises:
