@@ -21,6 +21,7 @@ from ..data.splits import Resolved, grouped_folds
 from ..data.training_record import TrainingRecord
 from ..evaluation.evaluate import measure
 from ..evaluation.measured import Measured
+from ..evaluation.report import write_report
 from ..evaluation.summary import summarised
 from ..modeling.image_processing_sfrecsam import SFRecSamImageProcessorPil
 from ..modeling.modeling_sfrecsam import SFRecSamModel
@@ -29,10 +30,12 @@ from .calibration import correction_threshold, presence_threshold
 from .config import TrainingConfig
 from .correctors import ErrorMaps, threshold_dice, train_correctors
 from .dataset import TrainingImages
+from .summary import machine_name
 from .trainer import train
 
 BASE = "best"
 MAPS = "error_maps.safetensors"
+OBJECTED = " (objected to)"
 
 
 def train_folds(config: TrainingConfig, folds: int, resume: bool = False) -> Path:
@@ -218,8 +221,16 @@ class FoldedRun:
         model = SFRecSamModel.from_pretrained(folder / BASE).eval()
         processor = _processor(model)
         for part in self.held_out(fold):
-            measured = measure(model, processor, part.images, quiet=True)
-            measured.save(folder / f"{part.name}.json")
+            for name, images in self.judged(part):
+                measure(model, processor, images, quiet=True).save(folder / f"{name}.json")
+
+    def judged(self, part: HeldOut) -> list[tuple[str, Dataset]]:
+        """The images of a data set that nobody objects to, and, if there are any, the others."""
+        kept = self.kept[self.names.index(part.name)]
+        good = [index for index, name in enumerate(part.images["name"]) if name in kept]
+        bad = sorted(set(range(len(part.images))) - set(good))
+        judged = [(part.name, part.images.select(good))]
+        return judged + [(f"{part.name}{OBJECTED}", part.images.select(bad))] * bool(bad)
 
     def train_final(self) -> None:
         """The model that is published: everything trains it, and nothing is selected on it."""
@@ -237,29 +248,35 @@ class FoldedRun:
 
     def report(self) -> None:
         """Writes the out-of-fold figures of each data set, without the images that are objected to and with them."""
-        for name, kept in zip(self.names, self.kept, strict=True):
-            parts = [Measured.load(self.output / f"fold-{fold + 1}" / f"{name}.json") for fold in range(self.folds)]
-            every = sum(parts, Measured())
-            self._write(name, every)
-            if any(row["name"] not in kept for row in every.rows):
-                self._write(f"{name} without objections", _only(every, kept))
+        for name in self.names:
+            good, bad = (self._measured(f"{name}{kind}") for kind in ("", OBJECTED))
+            self._write(name, good, {"to which others object": len({row["name"] for row in bad.rows})})
+            if bad.rows:
+                self._write(f"{name} all", good + bad, {})
 
-    def _write(self, name: str, measured: Measured) -> None:
-        folder = self.output / "evaluation" / name
-        folder.mkdir(parents=True, exist_ok=True)
-        results = {"data": name, "folds": self.folds, **summarised(measured)}
-        fresh = folder / "results.json.new"
-        fresh.write_text(json.dumps(results, indent=1) + "\n")
-        fresh.replace(folder / "results.json")
+    def _measured(self, name: str) -> Measured:
+        """What was measured under a name, in all folds together."""
+        paths = [self.output / f"fold-{fold + 1}" / f"{name}.json" for fold in range(self.folds)]
+        return sum((Measured.load(path) for path in paths if path.is_file()), Measured())
+
+    def _write(self, name: str, measured: Measured, left_out: dict[str, int]) -> None:
+        about = {
+            "model": "final",
+            "data": name,
+            "split": None,
+            "folds": self.folds,
+            "options": {},
+            "dtype": "float32",
+            "machine": machine_name(torch.device("cpu")),
+            "protocol": "out-of-fold",
+            "thresholds": "cross-fitted",
+            "left_out": left_out,
+        }
+        write_report(self.output / "evaluation" / name, about | summarised(measured), measured.rows)
 
 
 def _processor(model: SFRecSamModel) -> SFRecSamProcessor:
     return SFRecSamProcessor(SFRecSamImageProcessorPil(image_size=model.config.vision_config.image_size))
-
-
-def _only(measured: Measured, names: set[str]) -> Measured:
-    """The same of some images. Counts of pixels cannot be taken apart and stay those of all images."""
-    return Measured([row for row in measured.rows if row["name"] in names], measured.pixels, measured.seconds)
 
 
 __all__ = ["train_folds"]
