@@ -133,8 +133,6 @@ def train_correctors(
         return
     optimizer = torch.optim.AdamW(corrector.parameters(), lr=learning_rate, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=total + 1)
-    for parameter in corrector.parameters():
-        parameter.requires_grad_(True)
     corrector.train()
     for _ in range(epochs):
         order = lesions[torch.from_numpy(rng.permutation(len(lesions)))]

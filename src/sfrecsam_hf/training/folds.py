@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from datasets import Dataset
+from safetensors.torch import load_file, save_file
 
 from ..data.loading import find, to_dataset
 from ..data.split_tables import apply_splits, exclude
@@ -23,6 +24,8 @@ from ..evaluation.evaluate import measure
 from ..evaluation.measured import Measured
 from ..evaluation.report import write_report
 from ..evaluation.summary import summarised
+from ..modeling.configuration_sfrecsam import SFRecSamConfig
+from ..modeling.false_corrector import DualFalseCorrector
 from ..modeling.image_processing_sfrecsam import SFRecSamImageProcessorPil
 from ..modeling.modeling_sfrecsam import SFRecSamModel
 from ..modeling.processing_sfrecsam import SFRecSamProcessor
@@ -34,7 +37,7 @@ from .summary import machine_name
 from .trainer import train
 
 BASE = "best"
-MAPS = "error_maps.safetensors"
+MAPS, CORRECTOR, DICE = "error_maps.safetensors", "corrector.safetensors", "correction_dice.npz"
 OBJECTED = " (objected to)"
 
 
@@ -156,30 +159,28 @@ class FoldedRun:
 
     def train_correctors(self) -> None:
         """Correctors and thresholds: for each fold from the other folds, for the final model from all."""
-        every = range(self.folds)
+        every = list(range(self.folds))
+        save_file(self.new_corrector(every).state_dict(), self.output / CORRECTOR)
         unbiased = []
         for fold in every:
-            model = self.corrected_model(self.output / f"fold-{fold + 1}" / BASE, [f for f in every if f != fold])
-            unbiased.append(threshold_dice(model.corrector, self.maps(fold)))
-            model.save_pretrained(self.output / f"fold-{fold + 1}" / BASE)
+            folder = self.output / f"fold-{fold + 1}" / BASE
+            model = SFRecSamModel.from_pretrained(folder)
+            model.corrector.load_state_dict(self.new_corrector([f for f in every if f != fold]).state_dict())
+            unbiased.append(threshold_dice(model.corrector.eval(), self.maps(fold)))
+            model.save_pretrained(folder)
         for fold in every:
-            others = [f for f in every if f != fold]
-            self.set_thresholds(self.output / f"fold-{fold + 1}" / BASE, others, unbiased)
-        np.savez(self.output / "correction_dice.npz", *unbiased)
+            self.set_thresholds(self.output / f"fold-{fold + 1}" / BASE, [f for f in every if f != fold], unbiased)
+        np.savez(self.output / DICE, *unbiased)
 
-    def corrected_model(self, folder: Path, teachers: list[int]) -> SFRecSamModel:
-        """The model of a folder with correctors that learned from the errors of the given folds."""
-        model = SFRecSamModel.from_pretrained(folder)
+    def new_corrector(self, teachers: list[int]) -> DualFalseCorrector:
+        """Correctors that learned from the errors of the given folds."""
+        config = SFRecSamConfig.from_pretrained(self.output / "fold-1" / BASE)
         maps = ErrorMaps.joined([self.maps(fold) for fold in teachers])
         torch.manual_seed(self.config.seed)
-        train_correctors(
-            model.corrector,
-            maps,
-            self.config.correction_epochs,
-            self.config.correction_learning_rate,
-            self.config.seed,
-        )
-        return model
+        corrector = DualFalseCorrector(maps.context.shape[1], config.corrector_channels, config.correctors)
+        epochs, rate = self.config.correction_epochs, self.config.correction_learning_rate
+        train_correctors(corrector, maps, epochs, rate, self.config.seed)
+        return corrector
 
     def set_thresholds(self, folder: Path, chosen_on: list[int], dice: list[np.ndarray]) -> None:
         """Stores the thresholds that are best on the given folds in the configuration of a checkpoint."""
@@ -240,11 +241,12 @@ class FoldedRun:
 
     def finish_final(self) -> None:
         """Gives the final model the correctors and thresholds that all folds' errors teach."""
-        folder, every = self.output / "final", list(range(self.folds))
-        model = self.corrected_model(folder / BASE, every)
-        model.save_pretrained(folder / BASE)
-        stored = np.load(self.output / "correction_dice.npz")
-        self.set_thresholds(folder / BASE, every, [stored[name] for name in stored.files])
+        folder = self.output / "final" / BASE
+        model = SFRecSamModel.from_pretrained(folder)
+        model.corrector.load_state_dict(load_file(self.output / CORRECTOR))
+        model.save_pretrained(folder)
+        stored = np.load(self.output / DICE)
+        self.set_thresholds(folder, list(range(self.folds)), [stored[name] for name in stored.files])
 
     def report(self) -> None:
         """Writes the out-of-fold figures of each data set, without the images that are objected to and with them."""
