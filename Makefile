@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Files of tests run side by side; one thread each, since more of them on one core would wait for each other.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile
 
-.PHONY: demo space check test test-all test-oldest browser lint clean
+.PHONY: demo space check test test-all test-oldest browser lint checkpoint clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -43,6 +43,15 @@ browser: $(VENV)/installed
 		SUDO=$$(command -v sudo || true); $$SUDO apt-get update -qq && \
 		$$SUDO apt-get install -qq -y --no-install-recommends chromium fonts-liberation; \
 	else $(BIN)/playwright install chromium; fi || echo "No Chromium can be installed: the browser tests are skipped."
+
+# How the bundled checkpoint was made. Interrupted, the same command goes on where it was.
+# make checkpoint BUSI=DIR BUSBRA=DIR UCLM=DIR SPLITS=CSV OBJECTIONS=CSV
+checkpoint: export MALLOC_MMAP_MAX_ := 0
+checkpoint: export MALLOC_TRIM_THRESHOLD_ := 100000000000
+checkpoint: $(VENV)/installed
+	$(BIN)/sfrecsam train examples/configs/checkpoint.yaml --folds 4 --train "$(BUSI)" "$(BUSBRA)" "$(UCLM)" \
+		--splits "$(SPLITS)" --exclude "$(OBJECTIONS)" --output runs/checkpoint \
+		$$(test ! -e runs/checkpoint/fold-1 || echo --resume)
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check --fix .

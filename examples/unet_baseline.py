@@ -1,4 +1,4 @@
-"""Trains U-Nets of MONAI on the same images in the same way, to compare with.
+"""Trains U-Nets on the same images in the same way, to compare with: MONAI's, and one on our pretrained convolutions.
 
     python examples/unet_baseline.py --train BUSI BUS-BRA --validation BUSI BUS-BRA --output runs/unet --epochs 40
     python examples/unet_baseline.py --train BUSI BUS-BRA --validation BUSI BUS-BRA --output runs/on --start runs/unet
@@ -23,20 +23,55 @@ from datasets import Dataset, concatenate_datasets
 from monai.networks.nets import AttentionUnet, BasicUNet, UNet
 from safetensors.torch import load_model, save_model
 from tables import as_table, difference, signed
+from torch import nn
 from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 from transformers import get_scheduler
 
-from sfrecsam_hf import SFRecSamImageProcessor, TrainingConfig
+from sfrecsam_hf import SFRecSamConfig, SFRecSamImageProcessor, TrainingConfig
 from sfrecsam_hf.data.splits import load_split, load_splits
 from sfrecsam_hf.evaluation.metrics import overlap, segmentation_metrics
 from sfrecsam_hf.evaluation.report import read_rows
 from sfrecsam_hf.inference.bundled import bundled_checkpoint
+from sfrecsam_hf.modeling.efficientnet_lite import EfficientNetLite, pyramid_channels
+from sfrecsam_hf.modeling.frequency_fusion import as_pretrained
+from sfrecsam_hf.modeling.layers import ConvBlock
 from sfrecsam_hf.modeling.losses import segmentation_loss
 from sfrecsam_hf.training.dataset import EpochBatches, TrainingImages
 from sfrecsam_hf.training.optimizer import decayed_adamw, moving_average
+from sfrecsam_hf.training.starting_model import imagenet_weights
+
+
+class LiteUNet(nn.Module):
+    """Our pretrained convolutions under a plain U-Net decoder: what all the rest of SF-RecSAM has to beat."""
+
+    def __init__(self, widths: tuple[int, ...] = (16, 24, 32, 48, 64)):
+        super().__init__()
+        self.pretrained = EfficientNetLite()
+        self.pretrained.load_published(imagenet_weights(SFRecSamConfig.tiny()))
+        skipped = pyramid_channels(1.0)
+        self.enter = ConvBlock(skipped[-1], widths[-1])
+        self.climb = nn.ModuleList(
+            ConvBlock(coarse + channels, fine)
+            for coarse, fine, channels in zip(widths[:0:-1], widths[-2::-1], skipped[-2::-1], strict=True)
+        )
+        self.classify = nn.Conv2d(widths[0], 1, 1)
+
+    def forward(self, gray: torch.Tensor) -> torch.Tensor:
+        features, pyramid = self.pretrained.stem(as_pretrained(gray).expand(-1, 3, -1, -1)), []
+        for level in self.pretrained.levels:
+            features = level(features)
+            pyramid.append(features)
+        features = self.enter(pyramid.pop())
+        for climb in self.climb:
+            skipped = pyramid.pop()
+            features = nn.functional.interpolate(features, size=skipped.shape[-2:], mode="bilinear")
+            features = climb(torch.cat([features, skipped], dim=1))
+        return nn.functional.interpolate(self.classify(features), size=gray.shape[-2:], mode="bilinear")
+
 
 NETWORKS = {
+    "Lite0 UNet": LiteUNet,
     "MONAI BasicUNet": lambda: BasicUNet(2, 1, 1),
     "MONAI UNet": lambda: UNet(2, 1, 1, channels=(32, 64, 128, 256, 320), strides=(2,) * 4, num_res_units=2),
     "MONAI AttentionUnet": lambda: AttentionUnet(2, 1, 1, channels=(16, 32, 64, 128, 256), strides=(2,) * 4),
@@ -66,7 +101,7 @@ def train_unet(name: str, config: TrainingConfig, start: Path | None = None) -> 
     batches = EpochBatches([len(source) for source in sources], config.shares, config.batch_size, 1, config.seed)
     network = NETWORKS[name]().to(memory_format=torch.channels_last)
     parameters = sum(parameter.numel() for parameter in network.parameters())
-    optimizer = decayed_adamw(network, config.learning_rate, config.weight_decay)
+    optimizer = decayed_adamw(network, config.learning_rate, config.weight_decay, config.branch_learning_rate)
     steps = config.epochs * batches.batches
     scheduler = get_scheduler("cosine", optimizer, round(config.warmup * steps), steps)
     best, seconds = (-1.0, {}), 0.0
@@ -114,7 +149,7 @@ def train_unet(name: str, config: TrainingConfig, start: Path | None = None) -> 
 
 def weights_file(name: str) -> str:
     """The name of the file that holds a network's weights."""
-    return f"{name.split()[-1].lower()}.safetensors"
+    return f"{name.replace(' ', '-').lower()}.safetensors"
 
 
 @torch.inference_mode()

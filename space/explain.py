@@ -52,12 +52,12 @@ def frequency_story(model: SFRecSamModel, encoded: EncodedImage) -> FrequencySto
         raise ValueError(f"This checkpoint has no frequency filter to explain: its fusion is {model.config.fusion!r}.")
     branch, pixels = model.branch, encoded.pixel_values
     valid = valid_region(pixels, encoded.reshaped_size)
-    pyramid = branch(pixels, valid.to(pixels.dtype))
+    pyramid = branch(pixels.mean(dim=1, keepdim=True), valid.to(pixels.dtype))
     height, width = encoded.reshaped_size[0].tolist()
     picture = shown(encoded.frame.cut(encoded.image))
     total, shares = np.zeros((picture.height, picture.width)), []
-    for level, stage in enumerate(branch.stages):
-        spatial, stride = stage(pyramid[level]), 2 ** (level + 2)
+    for level, blocks in enumerate(branch.pretrained.levels[1 : 1 + len(branch.filters)]):
+        spatial, stride = blocks(pyramid[level]), 2 ** (level + 2)
         change = (pyramid[level + 1] - spatial).float().square().mean(1)[0]
         shares.append((stride, float(change.mean() / spatial.float().square().mean().clamp(min=1e-12))))
         inside = change[: -(-height // stride), : -(-width // stride)].cpu().numpy()

@@ -35,7 +35,8 @@ TINY_PARTS = {
     },
     "prompt_encoder_config": {"hidden_size": 32},
     "mask_decoder_config": {"hidden_size": 32, "mlp_dim": 64, "iou_head_hidden_dim": 32},
-    "branch_channels": [8, 16, 32],
+    "branch_width": 0.25,
+    "decoder_channels": [8, 8, 8, 16, 16],
     "corrector_channels": 8,
     "mc_samples": 2,
 }

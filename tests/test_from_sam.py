@@ -175,9 +175,7 @@ def test_every_weight_of_the_released_sizes_has_its_place(encoder, geometry, tmp
 
 def test_positions_are_interpolated_to_another_grid(original, pixels):
     path, sam = original
-    model = SFRecSamModel.from_sam(
-        str(path), image_size=32, patch_stride=2, window_size=8, branch_channels=(8,), mask_stride=2
-    )
+    model = SFRecSamModel.from_sam(str(path), image_size=32, patch_stride=2, window_size=8, mask_stride=2)
     assert model.vision_encoder.pos_embed.shape == (1, 16, 16, 32)
     assert torch.equal(
         model.vision_encoder.patch_embed.projection.weight, sam.vision_encoder.patch_embed.projection.weight

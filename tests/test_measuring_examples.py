@@ -81,7 +81,7 @@ def test_the_ablation_adds_each_fusion_to_a_frozen_sam(run):
         base = [name for name in sam.state_dict() if name in weights]
         assert len(base) > 100
         assert all(torch.equal(weights[name], sam.state_dict()[name]) for name in base)
-        assert (fusion == "none") != any(name.startswith("branch.stages") for name in weights)
+        assert (fusion == "none") != any(name.startswith("branch.pretrained") for name in weights)
 
 
 @pytest.mark.slow

@@ -24,7 +24,9 @@ def sam(tmp_path_factory):
     """A SAM and the SF-RecSAM that extends it, untrained."""
     folder = tmp_path_factory.mktemp("sam")
     tiny_sam().save_pretrained(folder)
-    additions = {name: TINY_PARTS[name] for name in ("branch_channels", "corrector_channels", "mc_samples")}
+    additions = {
+        name: TINY_PARTS[name] for name in ("branch_width", "decoder_channels", "corrector_channels", "mc_samples")
+    }
     models = tiny_sam(), SFRecSamModel.from_sam(str(folder), **additions)
     return [pipeline("mask-generation", model=model, image_processor=WHOLE) for model in models[:1]] + [
         SFRecSamMaskGenerationPipeline(model=models[1], image_processor=PROCESSOR)

@@ -47,7 +47,7 @@ def test_numbers_in_scientific_notation_are_numbers(tmp_path):
         ({"epochs": True}, "epochs=True must be of type int"),
         ({"freeze_base": "yes"}, "freeze_base='yes' must be of type bool"),
         ({"train": "scans"}, "train='scans' must be of type list"),
-        ({"train": []}, "train and validation"),
+        ({"train": []}, "train must name"),
         ({"shares": [1, 1]}, "shares has 2 entries for 1"),
         ({"shares": [-1]}, "shares=.* must be 0 or more"),
         ({"shares": ["all"]}, "shares=.* must be of type list or nothing"),
@@ -93,7 +93,7 @@ def test_a_file_that_is_not_there_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("flags", "told"),
     [
-        ([], "train and validation"),
+        ([], "train must name"),
         (["--train", "nowhere", "--validation", "nowhere"], "nowhere"),
         (["--train", "BUSI", "--validation", "BUSI", "--epochs", "-2"], "epochs=-2"),
         (["--train", "BUSI", "--validation", "BUSI", "--model", "no/such/folder"], "no/such/folder"),

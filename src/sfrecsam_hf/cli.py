@@ -46,6 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     job.set_defaults(job=_train)
     job.add_argument("config", nargs="?", help="YAML file with any of the settings below")
     job.add_argument("--resume", action="store_true", help="go on from the last state in --output")
+    job.add_argument("--folds", type=int, help="cross-validate in so many folds, then train on everything")
     _add_settings(job)
 
     job = jobs.add_parser("predict", help="segment images: masks, overlays, uncertainty, corrections and a table")
@@ -242,11 +243,14 @@ def _mapping(text: str) -> dict:
     return value
 
 
-def _train(config: str | None, resume: bool, **settings: typing.Any) -> None:
+def _train(config: str | None, resume: bool, folds: int | None, **settings: typing.Any) -> None:
     from .training.config import TrainingConfig
+    from .training.folds import train_folds
     from .training.trainer import train
 
-    print(f"best checkpoint: {train(TrainingConfig.from_yaml(config, **settings), resume)}")
+    chosen = TrainingConfig.from_yaml(config, **settings)
+    best = train(chosen, resume) if folds is None else train_folds(chosen, folds, resume)
+    print(f"best checkpoint: {best}")
 
 
 def _predict(

@@ -20,7 +20,14 @@ from ..modeling.model_outputs import SFRecSamImageEmbeddings, SFRecSamOutput
 from ..modeling.modeling_sfrecsam import SFRecSamModel
 from ..modeling.sample_noise import SampleNoise
 
-EMBEDDINGS = ("image_embeddings", "high_resolution_features", "coarse_masks", "presence_logits", "valid_region")
+EMBEDDINGS = (
+    "image_embeddings",
+    "high_resolution_features",
+    "coarse_masks",
+    "presence_logits",
+    "valid_region",
+    "pixels",
+)
 ANSWER = ("probability", "initial_probability", "uncertainty", "presence", "iou_score")
 TOLERANCE = 1e-3
 OPSET = 20
@@ -78,10 +85,11 @@ class DecoderGraph(_Graph):
         coarse_masks: Tensor,
         presence_logits: Tensor,
         valid_region: Tensor,
+        pixels: Tensor,
         boxes: Tensor,
     ) -> tuple[Tensor, ...]:
         encoded = SFRecSamImageEmbeddings(
-            image_embeddings, high_resolution_features, coarse_masks, presence_logits, valid_region
+            image_embeddings, high_resolution_features, coarse_masks, presence_logits, valid_region, pixels
         )
         return self.answer(image_embeddings=encoded, input_boxes=boxes[:, None])
 

@@ -4,99 +4,73 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .frequency_fusion import ConvBlock, groups_of
-from .layers import ReluConv2d, ZeroConv2d, stacked
-
-
-class SkipGate(nn.Module):
-    r"""
-    Attention gate on a skip connection (Oktay et al., Attention U-Net, 2018); starts as the identity.
-
-    Every position of the skipped features is weighed by what the coarser level has made of that place, so that speckle
-    and shadow elsewhere can be kept from the mask.
-
-    Args:
-        channels (`int`): Channels of both feature maps.
-    """
-
-    def __init__(self, channels: int):
-        super().__init__()
-        hidden = max(channels // 2, 1)
-        self.mix = ReluConv2d(2 * channels, hidden, kernel_size=1)
-        self.norm = nn.GroupNorm(groups_of(hidden), hidden)
-        self.factor = ZeroConv2d(hidden, 1, 1)
-
-    def forward(self, coarser: Tensor, skipped: Tensor) -> Tensor:
-        """
-        Args:
-            coarser (`torch.Tensor` of shape `(batch, channels, height, width)`): The coarser level, enlarged.
-            skipped (`torch.Tensor` of shape `(batch, channels, height, width)`): Of the pyramid.
-
-        Returns:
-            `torch.Tensor` of the same shape: the skipped features, each position times a factor between 0 and 2.
-        """
-        mixed = F.relu(self.norm(self.mix(stacked(coarser, skipped))))
-        return skipped * (1 + torch.tanh(self.factor(mixed)))
+from .efficientnet_lite import STRIDES
+from .layers import ConvBlock, ZeroConv2d, stacked
 
 
 class CoarseMaskHead(nn.Module):
     r"""
-    Climbs from the token grid to the mask's stride through the fused pyramid: a coarse mask and a presence score.
+    Climbs from stride 32 to the mask's stride through the fused pyramid: a coarse mask and a presence score.
+
+    Whether there is a lesion, and where, is a matter of the wide view of stride 32. SAM's image embeddings join at the
+    token grid. Without a pyramid the climb begins there.
 
     Args:
         embedding_channels (`int`): Channels of SAM's image embeddings.
-        branch_channels (`Sequence[int]`): Channels of the branch at strides 2, 4, 8, ...
+        token_stride (`int`): Stride of the token grid.
+        pyramid_channels (`Sequence[int]`): Channels of the pyramid at strides 2, 4, 8, 16 and 32; empty for
+            `fusion="none"`.
+        decoder_channels (`Sequence[int]`): Channels of this head at the same strides.
         mask_stride (`int`): Stride of the coarse mask.
-        skips (`bool`): Whether the pyramid's features are given; False for `fusion="none"`.
     """
 
     def __init__(
         self,
         embedding_channels: int,
-        branch_channels: tuple[int, ...] | list[int],
+        token_stride: int,
+        pyramid_channels: tuple[int, ...],
+        decoder_channels: tuple[int, ...] | list[int],
         mask_stride: int,
-        skips: bool = True,
     ):
         super().__init__()
-        widths = list(branch_channels)[mask_stride.bit_length() - 2 :]
-        self.skips = skips
-        self.enter = ConvBlock(embedding_channels + (widths[-1] if skips else 0), widths[-1])
+        last, token, first = (stride.bit_length() - 2 for stride in (STRIDES[-1], token_stride, mask_stride))
+        top = last if pyramid_channels else token
+        width = decoder_channels[top]
+        skipped = [pyramid_channels[level] if pyramid_channels else 0 for level in range(top + 1)]
+        skipped[token] += embedding_channels
+        self.token_level, self.levels = token, range(top - 1, first - 1, -1)
+        self.enter = ConvBlock(skipped[top], width)
         self.presence = nn.Sequential(
-            nn.LayerNorm(2 * widths[-1]),
-            nn.Linear(2 * widths[-1], widths[-1]),
-            nn.GELU(),
-            nn.Linear(widths[-1], 1),
+            nn.LayerNorm(2 * width), nn.Linear(2 * width, width), nn.GELU(), nn.Linear(width, 1)
         )
-        self.narrow = nn.ModuleList()
-        self.gates = nn.ModuleList()
-        self.climb = nn.ModuleList()
-        for coarse, fine in zip(widths[:0:-1], widths[-2::-1], strict=True):
-            self.narrow.append(nn.Conv2d(coarse, fine, 1, bias=False))
-            if skips:
-                self.gates.append(SkipGate(fine))
-            self.climb.append(ConvBlock(2 * fine if skips else fine, fine))
-        self.classify = nn.Conv2d(widths[0], 1, 1)
+        self.narrow = nn.ModuleList(
+            nn.Conv2d(decoder_channels[level + 1], decoder_channels[level], 1, bias=False) for level in self.levels
+        )
+        self.climb = nn.ModuleList(
+            ConvBlock(decoder_channels[level] + skipped[level], decoder_channels[level]) for level in self.levels
+        )
+        self.classify = nn.Conv2d(decoder_channels[first], 1, 1)
 
     def forward(self, image_embeddings: Tensor, pyramid: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """
         Args:
             image_embeddings (`torch.Tensor` of shape `(batch, embedding_channels, grid, grid)`): From the encoder.
-            pyramid (`list[torch.Tensor]`): Fused features at strides 2, 4, 8, ...; empty without skips.
+            pyramid (`list[torch.Tensor]`): Fused features at strides 2, 4, 8, 16 and 32; empty without a branch.
 
         Returns:
             High-resolution features of shape `(batch, channels, height, width)` at the mask's stride, coarse logits
             of shape `(batch, 1, height, width)` and presence logits of shape `(batch,)`.
         """
-        if self.skips:
-            image_embeddings = stacked(image_embeddings, pyramid[-1])
-        features = self.enter(image_embeddings)
+        skipped: list[list[Tensor]] = [[level] for level in pyramid] or [[] for _ in STRIDES]
+        skipped[self.token_level].append(image_embeddings)
+        features = self.enter(stacked(*skipped[self.levels.start + 1]))
         pooled = torch.cat([features.mean((2, 3)), features.amax((2, 3))], dim=1)
         presence = self.presence(pooled).squeeze(-1)
-        for step, (narrow, climb) in enumerate(zip(self.narrow, self.climb, strict=True)):
-            features = F.interpolate(narrow(features), scale_factor=2, mode="bilinear", align_corners=False)
-            if self.skips:
-                features = stacked(features, self.gates[step](features, pyramid[-2 - step]))
-            features = climb(features)
+        for level, narrow, climb in zip(self.levels, self.narrow, self.climb, strict=True):
+            finer = STRIDES[self.token_level] / STRIDES[level]
+            size = [int(side * finer) for side in image_embeddings.shape[-2:]]
+            features = F.interpolate(narrow(features), size=size, mode="bilinear", align_corners=False)
+            features = climb(stacked(features, *skipped[level]))
         return features, self.classify(features), presence
 
 

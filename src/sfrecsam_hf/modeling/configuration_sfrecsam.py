@@ -11,6 +11,8 @@ from transformers.models.sam.configuration_sam import (
     SamVisionConfig,
 )
 
+from .efficientnet_lite import STRIDES, pyramid_channels
+
 FUSIONS = ("none", "spatial", "spatial-frequency")
 CORRECTORS = ("fp", "fn")
 
@@ -50,7 +52,7 @@ class SFRecSamVisionConfig(SamVisionConfig):
             Width of the bottleneck adapter that follows each ViT block; 0 leaves the adapters out.
         fused_channels (`int`, defaults to 0):
             Channels of the fused spatial-frequency features that the global-attention blocks read. Derived from
-            `SFRecSamConfig.branch_channels`.
+            `SFRecSamConfig.branch_width`.
         encoder_dropout (`float`, defaults to 0.1):
             Dropout on each adapter's output in training, and in the reference mode of the uncertainty estimate.
     """
@@ -99,8 +101,12 @@ class SFRecSamConfig(SamConfig):
         fusion (`str`, defaults to `"spatial-frequency"`):
             What the convolutional branch adds to SAM: `"none"` (no branch features), `"spatial"` (convolutional
             features) or `"spatial-frequency"` (with the learnable filter in the Fourier domain).
-        branch_channels (`tuple[int, ...]`, defaults to `(16, 48, 96, 112)`):
-            Channels of the branch at strides 2, 4, 8, ... The last stride must be the token distance.
+        branch_width (`float`, defaults to 1.0):
+            Times the channels of EfficientNet-Lite0, which the branch is made of: 1.1 for Lite2.
+        branch_depth (`float`, defaults to 1.0):
+            Times its blocks: 1.1 for Lite1, 1.2 for Lite2.
+        decoder_channels (`tuple[int, ...]`, defaults to `(16, 32, 48, 96, 128)`):
+            Channels of the coarse-mask head at strides 2, 4, 8, 16 and 32.
         filter_bins (`int`, defaults to 16):
             Radial frequencies at which the learnable filter is stored; it is interpolated in between.
         mask_stride (`int`, *optional*):
@@ -166,7 +172,9 @@ class SFRecSamConfig(SamConfig):
     }
 
     fusion: str = "spatial-frequency"
-    branch_channels: list[int] | tuple[int, ...] = (16, 48, 96, 112)
+    branch_width: float | int = 1.0
+    branch_depth: float | int = 1.0
+    decoder_channels: list[int] | tuple[int, ...] = (16, 32, 48, 96, 128)
     filter_bins: int = 16
     mask_stride: int | None = None
     correctors: list[str] | tuple[str, ...] = ("fp", "fn")
@@ -194,7 +202,7 @@ class SFRecSamConfig(SamConfig):
         vision, prompt = self.vision_config, self.prompt_encoder_config
         prompt.image_size, prompt.patch_size = vision.image_size, vision.patch_size
         prompt.image_embedding_size = vision.image_size // vision.patch_size
-        vision.fused_channels = 0 if self.fusion == "none" else self.branch_channels[-1]
+        vision.fused_channels = 0 if self.fusion == "none" else self.branch_channels[STRIDES.index(16)]
         self.mask_stride = self.mask_stride or vision.patch_size // 4
         self.id2label, self.label2id = {0: "background", 1: "lesion"}, {"background": 0, "lesion": 1}
         self._check_ranges()
@@ -204,14 +212,18 @@ class SFRecSamConfig(SamConfig):
             raise ValueError(f"fusion={self.fusion!r} is not one of {FUSIONS}.")
         if unknown := set(self.correctors) - set(CORRECTORS):
             raise ValueError(f"correctors={tuple(self.correctors)} names {unknown}; choose from {CORRECTORS}.")
-        strides = [2 ** (level + 1) for level in range(len(self.branch_channels))]
-        if not strides or strides[-1] != self.vision_config.patch_size:
+        token_stride = self.vision_config.patch_size
+        if token_stride not in STRIDES:
+            raise ValueError(f"patch_size={token_stride} is not one of the strides {STRIDES} of the branch.")
+        if self.mask_stride not in STRIDES or self.mask_stride > token_stride:
             raise ValueError(
-                f"branch_channels={tuple(self.branch_channels)} ends at stride {strides[-1] if strides else 0}, but "
-                f"must end at the token distance patch_size={self.vision_config.patch_size}."
+                f"mask_stride={self.mask_stride} is not one of {STRIDES}, or is larger than the token distance "
+                f"patch_size={token_stride}."
             )
-        if self.mask_stride not in strides:
-            raise ValueError(f"mask_stride={self.mask_stride} is not one of the branch's strides {strides}.")
+        if len(self.decoder_channels) != len(STRIDES):
+            raise ValueError(
+                f"decoder_channels={tuple(self.decoder_channels)} must have one number for each of {STRIDES}."
+            )
         if self.vision_config.output_channels != self.mask_decoder_config.hidden_size:
             raise ValueError(
                 f"vision_config.output_channels={self.vision_config.output_channels} must equal "
@@ -222,11 +234,13 @@ class SFRecSamConfig(SamConfig):
                 f"vision_config.num_pos_feats={self.vision_config.num_pos_feats} must be half of "
                 f"prompt_encoder_config.hidden_size={self.prompt_encoder_config.hidden_size}."
             )
-        if self.filter_bins < 2 or self.corrector_channels < 1 or min(self.branch_channels) < 1:
+        if self.filter_bins < 2 or self.corrector_channels < 1 or min(self.decoder_channels) < 1:
             raise ValueError(
                 f"filter_bins={self.filter_bins} must be 2 or more, corrector_channels={self.corrector_channels} and "
-                f"branch_channels={tuple(self.branch_channels)} 1 or more."
+                f"decoder_channels={tuple(self.decoder_channels)} 1 or more."
             )
+        if not (self.branch_width > 0 and self.branch_depth > 0):
+            raise ValueError(f"branch_width={self.branch_width} and branch_depth={self.branch_depth} must be above 0.")
         if self.mc_samples < 0:
             raise ValueError(f"mc_samples={self.mc_samples} must be 0 or more.")
         for name in ("sample_dropout", "prompt_jitter", "box_margin"):
@@ -235,6 +249,11 @@ class SFRecSamConfig(SamConfig):
         for name in ("suspicion_threshold", "presence_threshold"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name}={getattr(self, name)} must lie between 0 and 1.")
+
+    @property
+    def branch_channels(self) -> tuple[int, ...]:
+        """Channels of the branch at strides 2, 4, 8, 16 and 32."""
+        return pyramid_channels(self.branch_width)
 
     @property
     def custom_pipelines(self) -> dict[str, dict]:
@@ -281,25 +300,24 @@ class SFRecSamConfig(SamConfig):
 
     @classmethod
     def tiny(cls, **overrides) -> "SFRecSamConfig":
-        """The bundled size: 256 px, 16x16 tokens, under 5 M parameters, trained from scratch."""
+        """The bundled size: 256 px, 16x16 tokens, about 6 M parameters; SAM's part trains from scratch."""
         return cls(
             **{
                 "vision_config": {
-                    "hidden_size": 192,
-                    "num_hidden_layers": 4,
-                    "num_attention_heads": 6,
+                    "hidden_size": 128,
+                    "num_hidden_layers": 2,
+                    "num_attention_heads": 4,
                     "mlp_ratio": 2.0,
                     "image_size": 256,
                     "patch_size": 16,
-                    "window_size": 8,
-                    "global_attn_indexes": (1, 3),
+                    "window_size": 0,
+                    "global_attn_indexes": (0, 1),
                     "output_channels": 128,
                     "num_pos_feats": 64,
-                    "adapter_dim": 16,
+                    "adapter_dim": 0,
                 },
                 "prompt_encoder_config": {"hidden_size": 128},
                 "mask_decoder_config": {"hidden_size": 128, "mlp_dim": 512, "iou_head_hidden_dim": 128},
-                "mask_stride": 2,
                 "corrector_channels": 24,
                 **overrides,
             }
@@ -316,7 +334,6 @@ class SFRecSamConfig(SamConfig):
                     "patch_kernel_size": 16,
                     "window_size": 16,
                 },
-                "branch_channels": (32, 64, 128),
                 **overrides,
             }
         )
@@ -324,12 +341,7 @@ class SFRecSamConfig(SamConfig):
     @classmethod
     def sam_geometry(cls, **overrides) -> "SFRecSamConfig":
         """SAM ViT-B exactly as released: 1024 px, 64x64 tokens, windows of 14."""
-        return cls(
-            **{
-                "branch_channels": (16, 32, 64, 128),
-                **overrides,
-            }
-        )
+        return cls(**overrides)
 
 
 def _custom_pipelines(tasks: Iterable[str]) -> dict[str, dict]:

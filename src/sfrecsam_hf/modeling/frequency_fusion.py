@@ -1,16 +1,18 @@
 """Spatial-frequency feature fusion: the paper's first idea (section 3.1), usable without SAM.
 
-A light convolutional branch sees what a ViT misses: speckle texture and faint borders. At each stride its features
-go through a learnable filter in the Fourier domain, and attention over channels and positions mixes the two.
+A light convolutional branch sees what a ViT misses: speckle texture and faint borders. At strides 4, 8 and 16 its
+features go through a learnable filter in the Fourier domain, and attention over channels and positions mixes the two.
 """
-
-from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .layers import ReluConv2d, ZeroLinear, stacked
+from .efficientnet_lite import EfficientNetLite, pyramid_channels
+from .layers import ZeroLinear, stacked
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)  # of SAM's image processor
+IMAGENET_STANDARD_DEVIATION = (0.229, 0.224, 0.225)
 
 
 class FrequencyFilter(nn.Module):
@@ -101,83 +103,56 @@ def _channel_max(features: Tensor) -> Tensor:
     return features.amax(dim=1, keepdim=True)
 
 
-class ConvBlock(nn.Module):
-    r"""
-    Residual block of two 3x3 convolutions with GroupNorm, so that a batch never influences an image.
-
-    Args:
-        in_channels (`int`): Channels coming in.
-        channels (`int`): Channels going out.
-        stride (`int`): 1, or 2 to halve the map.
-    """
-
-    def __init__(self, in_channels: int, channels: int, stride: int = 1):
-        super().__init__()
-        groups = groups_of(channels)
-        self.conv1 = ReluConv2d(in_channels, channels, 3, stride, padding=1)
-        self.norm1 = nn.GroupNorm(groups, channels)
-        self.conv2 = ReluConv2d(channels, channels, 3, padding=1)
-        self.norm2 = nn.GroupNorm(groups, channels)
-        self.shortcut = nn.Identity()
-        if stride > 1 or in_channels != channels:
-            self.shortcut = nn.Sequential(nn.AvgPool2d(stride), ReluConv2d(in_channels, channels, kernel_size=1))
-
-    def forward(self, features: Tensor) -> Tensor:
-        hidden = F.relu(self.norm1(self.conv1(features)))
-        return F.relu(self.norm2(self.conv2(hidden)) + self.shortcut(features))
-
-
-def groups_of(channels: int) -> int:
-    """Groups of a [`~torch.nn.GroupNorm`] over so many channels: eight, or what divides them."""
-    return next(groups for groups in (8, 4, 2, 1) if channels % groups == 0)
-
-
 class SpatialFrequencyBranch(nn.Module):
     r"""
-    Convolutional pyramid on the image with frequency fusion at every stride from 4 down to the token grid.
+    A pretrained convolutional pyramid with frequency fusion at strides 4, 8 and 16; what is fused flows on.
 
-    Stride 2 is left to the convolutions: filtering it too doubled the cost of all filters together.
+    Stride 2 is left to the convolutions: filtering it too doubled the cost of all filters together. At stride 32 the
+    map of a 256-pixel image has eight rows, which hold no spectrum to speak of.
 
     Args:
-        channels (`Sequence[int]`): Channels at strides 2, 4, 8, ...
+        width, depth (`float`): Of [`EfficientNetLite`].
         filter_bins (`int`): Radii of each [`FrequencyFilter`].
         use_frequency (`bool`): Leave the filter and its fusion out for the spatial-only ablation.
     """
 
-    def __init__(self, channels: tuple[int, ...], filter_bins: int = 16, use_frequency: bool = True):
+    def __init__(self, width: float = 1.0, depth: float = 1.0, filter_bins: int = 16, use_frequency: bool = True):
         super().__init__()
-        self.stem = nn.Sequential(
-            ReluConv2d(2, channels[0], kernel_size=4, stride=2, padding=1),
-            nn.GroupNorm(groups_of(channels[0]), channels[0]),
-            nn.ReLU(),
-            ConvBlock(channels[0], channels[0]),
-        )
-        self.stages = nn.ModuleList(
-            nn.Sequential(ConvBlock(previous, current, stride=2), ConvBlock(current, current))
-            for previous, current in pairwise(channels)
-        )
-        filtered = channels[1:] if use_frequency else []
-        self.filters = nn.ModuleList(FrequencyFilter(width, filter_bins) for width in filtered)
-        self.fusions = nn.ModuleList(AttentionFusion(width) for width in filtered)
+        self.pretrained = EfficientNetLite(width, depth)
+        filtered = pyramid_channels(width)[1:4] if use_frequency else ()
+        self.filters = nn.ModuleList(FrequencyFilter(channels, filter_bins) for channels in filtered)
+        self.fusions = nn.ModuleList(AttentionFusion(channels) for channels in filtered)
 
-    def forward(self, pixel_values: Tensor, valid: Tensor) -> list[Tensor]:
+    def forward(self, gray: Tensor, valid: Tensor) -> list[Tensor]:
         """
         Args:
-            pixel_values (`torch.Tensor` of shape `(batch, image_channels, height, width)`): Normalised image.
+            gray (`torch.Tensor` of shape `(batch, 1, height, width)`): Mean over the channels of the normalised image.
             valid (`torch.Tensor` of shape `(batch, 1, height, width)`): 1 on the image, 0 on padding.
 
         Returns:
-            `list[torch.Tensor]`: Fused features at strides 2, 4, 8, ...
+            `list[torch.Tensor]`: Fused features at strides 2, 4, 8, 16 and 32.
         """
-        gray = pixel_values.mean(dim=1, keepdim=True)
-        features = self.stem(stacked(gray * valid, valid))
-        pyramid = [features]
-        for level, stage in enumerate(self.stages):
-            features = stage(features)
-            if self.filters:
-                features = self.fusions[level](features, self.filters[level](features))
+        images = as_pretrained(gray) * valid
+        features = self.pretrained.stem(stacked(images, images, images))
+        pyramid = []
+        for level, blocks in enumerate(self.pretrained.levels):
+            features = blocks(features)
+            if 1 <= level <= len(self.filters):
+                features = self.fusions[level - 1](features, self.filters[level - 1](features))
             pyramid.append(features)
         return pyramid
+
+
+def as_pretrained(gray: Tensor) -> Tensor:
+    """
+    The scale that the pretrained convolutions know: `(x - 127) / 128` for a brightness x of 0 to 255.
+
+    Args:
+        gray (`torch.Tensor` of any shape): Mean over the channels of an image that SAM's processor has normalised.
+    """
+    slope = sum(1 / deviation for deviation in IMAGENET_STANDARD_DEVIATION) / 3
+    offset = sum(m / s for m, s in zip(IMAGENET_MEAN, IMAGENET_STANDARD_DEVIATION, strict=True)) / 3
+    return ((gray + offset) / slope * 255 - 127) / 128
 
 
 class CrossBranchAttention(nn.Module):
@@ -185,7 +160,8 @@ class CrossBranchAttention(nn.Module):
     ViT tokens (queries) read the fused spatial-frequency features (keys and values); starts as the identity.
 
     The output projection is zero-initialised by the model, so that a SAM extended with it is still that SAM. Keys and
-    values carry no more than the fused channels, so twice that width is enough: for ViT-B, 4 of its 12 heads.
+    values carry no more than the fused channels, so twice that width is enough: for ViT-B, 3 of its 12 heads. Keys say
+    nothing of their place, so every token is also given the value at its own.
 
     Args:
         hidden_size (`int`): Width of the ViT.
@@ -207,15 +183,20 @@ class CrossBranchAttention(nn.Module):
         """
         Args:
             hidden_states (`torch.Tensor` of shape `(batch, height, width, hidden_size)`): ViT tokens.
-            fused (`torch.Tensor` of shape `(batch, fused_channels, height, width)`): Fused features.
+            fused (`torch.Tensor` of shape `(batch, fused_channels, rows, columns)`): Fused features on any grid.
 
         Returns:
             `torch.Tensor` of shape `(batch, height, width, hidden_size)`: What is to be added to the tokens.
         """
         batch, height, width, _ = hidden_states.shape
-        heads = (batch, height * width, -1, self.head_dim)
-        query = self.query(self.layer_norm(hidden_states)).view(heads).transpose(1, 2)
+        grid = tuple(fused.shape[-2:])
+        query = self.query(self.layer_norm(hidden_states)).flatten(1, 2).unflatten(-1, (-1, self.head_dim))
         fused = self.fused_norm(fused.flatten(2).transpose(1, 2))
-        key, value = (x.reshape(heads).transpose(1, 2) for x in self.key_value(fused).chunk(2, dim=-1))
-        read = F.scaled_dot_product_attention(query, key, value)
-        return self.projection(read.transpose(1, 2).reshape(batch, height, width, -1))
+        pairs = self.key_value(fused).unflatten(-1, (2, -1, self.head_dim))
+        key, value = pairs.permute(2, 0, 3, 1, 4).unbind(0)
+        query = query.transpose(1, 2)
+        read = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).reshape(batch, height, width, -1)
+        here = value.transpose(1, 2).flatten(2).mT.unflatten(-1, grid)
+        if grid != (height, width):
+            here = F.interpolate(here, size=(height, width), mode="bilinear", align_corners=False)
+        return self.projection(read + here.permute(0, 2, 3, 1))

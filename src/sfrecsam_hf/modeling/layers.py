@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 
 class ZeroLinear(nn.Linear):
@@ -24,6 +25,37 @@ class ReluConv2d(nn.Conv2d):
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, padding: int = 0):
         super().__init__(in_channels, out_channels, kernel_size, stride, padding, bias=False)
+
+
+class ConvBlock(nn.Module):
+    r"""
+    Residual block of two 3x3 convolutions with GroupNorm, so that a batch never influences an image.
+
+    Args:
+        in_channels (`int`): Channels coming in.
+        channels (`int`): Channels going out.
+        stride (`int`): 1, or 2 to halve the map.
+    """
+
+    def __init__(self, in_channels: int, channels: int, stride: int = 1):
+        super().__init__()
+        groups = groups_of(channels)
+        self.conv1 = ReluConv2d(in_channels, channels, 3, stride, padding=1)
+        self.norm1 = nn.GroupNorm(groups, channels)
+        self.conv2 = ReluConv2d(channels, channels, 3, padding=1)
+        self.norm2 = nn.GroupNorm(groups, channels)
+        self.shortcut = nn.Identity()
+        if stride > 1 or in_channels != channels:
+            self.shortcut = nn.Sequential(nn.AvgPool2d(stride), ReluConv2d(in_channels, channels, kernel_size=1))
+
+    def forward(self, features: Tensor) -> Tensor:
+        hidden = F.relu(self.norm1(self.conv1(features)))
+        return F.relu(self.norm2(self.conv2(hidden)) + self.shortcut(features))
+
+
+def groups_of(channels: int) -> int:
+    """Groups of a [`~torch.nn.GroupNorm`] over so many channels: eight, or what divides them."""
+    return next(groups for groups in (8, 4, 2, 1) if channels % groups == 0)
 
 
 def stacked(*maps: Tensor) -> Tensor:

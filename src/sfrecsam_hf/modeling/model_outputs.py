@@ -25,6 +25,8 @@ class SFRecSamImageEmbeddings(ModelOutput):
         coarse_masks (`torch.Tensor` of shape `(batch, 1, height, width)`): Coarse logits; -20 on padding.
         presence_logits (`torch.Tensor` of shape `(batch,)`): Logits of "there is a lesion".
         valid_region (`torch.Tensor` of shape `(batch, 1, height, width)`): True on the image, False on padding.
+        pixels (`torch.Tensor` of shape `(batch, mask_stride ** 2, height, width)`): The gray image at full resolution,
+            the pixels below one of the mask as channels; 0 on padding.
         vision_hidden_states, vision_attentions (`tuple[torch.Tensor, ...]`, *optional*): As for `SamModel`.
     """
 
@@ -33,6 +35,7 @@ class SFRecSamImageEmbeddings(ModelOutput):
     coarse_masks: Tensor | None = None
     presence_logits: Tensor | None = None
     valid_region: Tensor | None = None
+    pixels: Tensor | None = None
     vision_hidden_states: tuple[Tensor, ...] | None = None
     vision_attentions: tuple[Tensor, ...] | None = None
 
@@ -61,6 +64,7 @@ class SFRecSamDecoderOutput(ModelOutput):
             Of the passes with noise.
         high_resolution_features (`torch.Tensor` of shape `(batch, features, height, width)`): Of each image, as
             encoded.
+        pixels: As in [`SFRecSamImageEmbeddings`].
         coarse_masks, presence_logits, prompt_points, prompt_labels, prompt_boxes, prompt_is_automatic,
         vision_hidden_states, vision_attentions: As in [`SFRecSamOutput`].
     """
@@ -69,6 +73,7 @@ class SFRecSamDecoderOutput(ModelOutput):
     initial_masks: Tensor | None = None
     sample_masks: Tensor | None = None
     high_resolution_features: Tensor | None = None
+    pixels: Tensor | None = None
     coarse_masks: Tensor | None = None
     presence_logits: Tensor | None = None
     prompt_points: Tensor | None = None

@@ -18,7 +18,7 @@ from .coarse_mask_head import CoarseMaskHead, HighResolutionJoin
 from .configuration_sfrecsam import SFRecSamConfig
 from .false_corrector import CorrectorOutput, DualFalseCorrector
 from .frequency_fusion import SpatialFrequencyBranch
-from .layers import row_by_row
+from .layers import row_by_row, stacked
 from .losses import base_losses, checked_labels, correction_losses, heard, multimask_loss, weighted_sum
 from .mask_decoder import SFRecSamMaskDecoder
 from .model_outputs import (
@@ -51,6 +51,22 @@ logger = logging.get_logger(__name__)
 SPOT = 0.005  # of the coarse mask, as large as a small lesion: a single pixel is as sure in many a normal scan
 
 
+def correction_context(encoded: SFRecSamImageEmbeddings | SFRecSamDecoderOutput) -> Tensor:
+    """
+    What the correctors see beside probabilities: the pixels, and the coarse mask, which knows the whole image.
+
+    Nothing in it depends on one base more than on another, so correctors learn from the errors of several: those that
+    the bases of a cross-validation make on the images that each did not see.
+
+    Args:
+        encoded ([`SFRecSamImageEmbeddings`] or [`SFRecSamDecoderOutput`]): Of a batch.
+
+    Returns:
+        `torch.Tensor` of shape `(batch, mask_stride ** 2 + 1, height, width)`.
+    """
+    return stacked(encoded.pixels, encoded.coarse_masks.clamp(-10, 10) / 10)
+
+
 class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
     r"""
     Segment Anything extended by spatial-frequency fusion, automatic prompts, uncertainty and dual false correction.
@@ -69,23 +85,29 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
         config.mask_decoder_config._attn_implementation = config._attn_implementation
         self.mask_decoder = SFRecSamMaskDecoder(config.mask_decoder_config)
 
-        channels = config.branch_channels
         fused = config.fusion != "none"
         self.branch = None
         if fused:
-            self.branch = SpatialFrequencyBranch(channels, config.filter_bins, config.fusion == "spatial-frequency")
+            self.branch = SpatialFrequencyBranch(
+                config.branch_width, config.branch_depth, config.filter_bins, config.fusion == "spatial-frequency"
+            )
+        embedding_channels, token_stride = config.vision_config.output_channels, config.vision_config.patch_size
         self.coarse_mask_head = CoarseMaskHead(
-            config.vision_config.output_channels, channels, config.mask_stride, skips=fused
+            embedding_channels,
+            token_stride,
+            config.branch_channels if fused else (),
+            config.decoder_channels,
+            config.mask_stride,
         )
-        feature_channels = channels[config.mask_stride.bit_length() - 2]
+        feature_channels = config.decoder_channels[config.mask_stride.bit_length() - 2]
         self.prompt_fusion = PromptFusion(
             feature_channels,
-            config.vision_config.output_channels,
-            levels=(config.vision_config.patch_size // config.mask_stride).bit_length() - 1,
+            embedding_channels,
+            levels=(token_stride // config.mask_stride).bit_length() - 1,
         )
         self.high_resolution_join = HighResolutionJoin(feature_channels)
         self.uncertainty_head = UncertaintyHead(feature_channels, config.corrector_channels)
-        self.corrector = DualFalseCorrector(feature_channels, config.corrector_channels, config.correctors)
+        self.corrector = DualFalseCorrector(config.mask_stride**2 + 1, config.corrector_channels, config.correctors)
         self.post_init()
         if config.adapters_only:
             self._keys_to_ignore_on_load_missing |= {rf"^(?!.*({'|'.join(NEW_MODULES)}))"}
@@ -144,6 +166,7 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
         patch_stride: int | None = None,
         window_size: int | None = None,
         hub_options: dict | None = None,
+        branch_from: str | None = None,
         **overrides,
     ) -> "SFRecSamModel":
         """
@@ -156,6 +179,7 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
             patch_stride (`int`, *optional*): Another distance between tokens, with the same patch kernel.
             window_size (`int`, *optional*): Another attention window; best is one that divides the token grid.
             hub_options (`dict`, *optional*): For `SamModel.from_pretrained`, such as `{"revision": ...}`.
+            branch_from (`str`, *optional*): A checkpoint of ours whose trained branch is taken over.
             overrides: Fields of [`SFRecSamConfig`].
 
         Returns:
@@ -173,7 +197,31 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
         fitted, model.sam_report = fitted_state(weights, model.state_dict())
         model.load_state_dict(fitted, strict=False)
         logger.info("%s: %s", source, model.sam_report)
+        if branch_from is not None:
+            model.take_branch(branch_from)
         return model.eval()
+
+    def take_branch(self, source: str) -> None:
+        """
+        Takes the trained spatial-frequency branch of another checkpoint over.
+
+        Args:
+            source (`str`): Folder or Hub name of a checkpoint of ours.
+
+        Raises:
+            ValueError: One of the two has no branch, or the branches differ in size.
+        """
+        other = SFRecSamModel.from_pretrained(source)
+        shapes = [
+            {} if model.branch is None else {name: value.shape for name, value in model.branch.state_dict().items()}
+            for model in (self, other)
+        ]
+        if not shapes[0] or shapes[0] != shapes[1]:
+            raise ValueError(
+                f"The branch of {source} does not fit; fusion, branch_width, branch_depth and filter_bins must be the "
+                "same here and there."
+            )
+        self.branch.load_state_dict(other.branch.state_dict())
 
     def encode(
         self,
@@ -193,8 +241,9 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
                 In its place, for padding of any shape: 1 on the image, 0 on padding.
         """
         valid = valid_region(pixel_values, reshaped_input_sizes, pixel_mask)
-        pyramid = [] if self.branch is None else self.branch(pixel_values, valid.to(pixel_values.dtype))
-        vision = self.vision_encoder(pixel_values, pyramid[-1] if pyramid else None, **kwargs)
+        gray = pixel_values.mean(dim=1, keepdim=True) * valid
+        pyramid = [] if self.branch is None else self.branch(gray, valid.to(pixel_values.dtype))
+        vision = self.vision_encoder(pixel_values, pyramid[3] if pyramid else None, **kwargs)
         features, coarse, presence = self.coarse_mask_head(vision.last_hidden_state, pyramid)
         stride = self.config.mask_stride
         valid = valid[..., stride // 2 :: stride, stride // 2 :: stride]
@@ -208,6 +257,7 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
             coarse_masks=coarse,
             presence_logits=presence,
             valid_region=valid,
+            pixels=F.pixel_unshuffle(gray, stride),
             vision_hidden_states=vision.hidden_states,
             vision_attentions=vision.attentions,
         )
@@ -403,6 +453,7 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
             initial_masks=masks[0],
             sample_masks=None if sample_noise is None else masks[1:],
             high_resolution_features=embeddings.high_resolution_features,
+            pixels=embeddings.pixels,
             coarse_masks=embeddings.coarse_masks,
             presence_logits=embeddings.presence_logits,
             prompt_is_automatic=prompted.per_image(prompted.automatic),
@@ -478,6 +529,7 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
         shape = decoded.initial_masks.shape
         initial = one_per_row(decoded.initial_masks.detach())
         features = repeated(decoded.high_resolution_features.detach(), shape[1] * shape[2])
+        context = repeated(correction_context(decoded).detach(), shape[1] * shape[2])
         possible = initial > EMPTY_LOGIT
         entropy_logits = self.uncertainty_head(features, initial.sigmoid())
         if decoded.sample_masks is not None:
@@ -490,7 +542,7 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
             mean_probability=mean,
             uncertainty=entropy,
             mutual_information=information,
-            features=features,
+            features=context,
             initial_logits=initial,
             suspicion_threshold=self.config.suspicion_threshold
             if suspicion_threshold is None
@@ -543,7 +595,6 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
         valid = prompted.image_embeddings.valid_region
         terms: dict[str, Tensor] = {}
         if self.training_stage != 2:
-            three = self.decode(prompted, multimask_output=True)
             terms |= base_losses(
                 images,
                 target,
@@ -553,9 +604,7 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
                 decoded.iou_scores.flatten(0, 1),
                 valid,
             )
-            terms["multimask"] = multimask_loss(
-                three.initial_masks.flatten(0, 1), three.iou_scores.flatten(0, 1), target, valid
-            )
+            terms["multimask"] = self._multimask_loss(prompted, target)
         if correction is not None:
             terms |= correction_losses(
                 target.repeat_interleave(alternatives, dim=0),
@@ -571,6 +620,18 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
                 valid,
             )
         return terms
+
+    def _multimask_loss(self, prompted: PromptedRows, target: Tensor) -> Tensor:
+        """Of the rows that the caller prompts: what is meant is in doubt there alone. A mean over all rows."""
+        loss = target.new_zeros(())
+        for part, group in prompted.parts():
+            if not group.automatic:
+                masks, iou_scores = self._decode_group(part, group, True, None)
+                masks = torch.where(part.valid_region, masks[0], EMPTY_LOGIT)
+                loss = loss + multimask_loss(masks, iou_scores, target[group.index], part.valid_region) * (
+                    len(group.index) / len(target)
+                )
+        return loss
 
 
 SFRecSamModel.register_for_auto_class("AutoModel")

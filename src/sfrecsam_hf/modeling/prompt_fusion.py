@@ -9,8 +9,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .frequency_fusion import ConvBlock
-from .layers import ZeroConv2d, stacked
+from .layers import ConvBlock, ZeroConv2d, stacked
 from .prompts import Prompts, prompt_maps
 
 LEAST_LENGTH = 0.1

@@ -39,7 +39,6 @@ ORIGINAL_NAMES = (
     (r"(iou_prediction_head|output_hypernetworks_mlps\.\d)\.layers\.1\.", r"\1.layers.0."),
     (r"(iou_prediction_head|output_hypernetworks_mlps\.\d)\.layers\.2\.", r"\1.proj_out."),
 )
-BRANCH_CHANNELS = {8: (32, 64, 128), 16: (16, 32, 64, 128)}
 
 
 @dataclass
@@ -170,7 +169,6 @@ def extended_config(
     vision["image_size"] = image_size or vision["image_size"]
     vision["window_size"] = window_size or vision["window_size"]
     vision.pop("model_type", None)
-    overrides.setdefault("branch_channels", BRANCH_CHANNELS.get(vision["patch_size"], (16, 32, 64, 128)))
     parts = {name: dict(sam[name]) for name in ("prompt_encoder_config", "mask_decoder_config")}
     return SFRecSamConfig(**{"vision_config": vision, **parts, **overrides})
 

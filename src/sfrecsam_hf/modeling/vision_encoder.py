@@ -19,6 +19,7 @@ from transformers.utils.output_capturing import capture_outputs
 
 from .attention import SFRecSamVisionAttention
 from .configuration_sfrecsam import SFRecSamConfig, SFRecSamVisionConfig
+from .efficientnet_lite import FrozenNorm2d, NormedConv2d
 from .frequency_fusion import CrossBranchAttention, FrequencyFilter
 from .layers import ReluConv2d, ZeroConv2d, ZeroLinear
 
@@ -104,6 +105,14 @@ class SFRecSamPreTrainedModel(SamPreTrainedModel):
             init.zeros_(module.bias)
         elif isinstance(module, ReluConv2d):
             init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        elif isinstance(module, NormedConv2d):
+            kernel = module.conv.weight
+            init.normal_(kernel, std=(2 * module.conv.groups / (kernel.shape[0] * kernel[0, 0].numel())) ** 0.5)
+        elif isinstance(module, FrozenNorm2d):
+            for one in (module.weight, module.running_var):
+                init.ones_(one)
+            for zero in (module.bias, module.running_mean):
+                init.zeros_(zero)
         elif isinstance(module, FrequencyFilter):
             init.zeros_(module.curve)
 
@@ -139,8 +148,8 @@ class SFRecSamVisionEncoder(SFRecSamPreTrainedModel, SamVisionEncoder):
         """
         Args:
             pixel_values (`torch.Tensor` of shape `(batch, channels, image_size, image_size)`): Normalised image.
-            fused_features (`torch.Tensor` of shape `(batch, fused_channels, grid, grid)`, *optional*):
-                Last level of the spatial-frequency branch.
+            fused_features (`torch.Tensor` of shape `(batch, fused_channels, height, width)`, *optional*):
+                The spatial-frequency branch at stride 16.
         """
         # Patches arrive as a view of a channels-first map, which every norm and sum of every block would copy.
         hidden_states = self.patch_embed(pixel_values).contiguous()

@@ -23,8 +23,10 @@ from torch.optim.swa_utils import AveragedModel
 from ..data.training_record import TrainingRecord
 from ..inference.writing import remove, replacing
 from ..modeling.configuration_sfrecsam import SFRecSamConfig
+from ..modeling.image_processing_sfrecsam import SFRecSamImageProcessorPil
 from ..modeling.modeling_sfrecsam import SFRecSamModel
 from ..modeling.processing_sfrecsam import SFRecSamProcessor
+from .starting_model import resized
 
 PROGRESS, DIGESTS, AVERAGE = "progress.json", "digests.json", "average.safetensors"
 
@@ -145,6 +147,20 @@ class Checkpoints:
             model.save_pretrained(fresh)
             processor.save_pretrained(fresh)
             self.record.save(fresh)
+
+    def save_at(self, image_size: int) -> None:
+        """Writes the best model again for another input size."""
+        model = SFRecSamModel.from_pretrained(self.best)
+        if model.config.vision_config.image_size != image_size:
+            image_processor = SFRecSamImageProcessorPil(image_size=image_size)
+            self.save_best(resized(model, image_size), SFRecSamProcessor(image_processor))
+
+
+def size_of(folder: Path) -> int | None:
+    """Side of the input of the model in a folder; None where there is none."""
+    if not (folder / "config.json").is_file():
+        return None
+    return SFRecSamConfig.from_pretrained(folder).vision_config.image_size
 
 
 def saved_state(folder: Path) -> Path:

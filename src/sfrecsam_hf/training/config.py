@@ -26,7 +26,7 @@ class TrainingConfig:
     )
     validation: list[str] = field(
         default_factory=list,
-        metadata={"help": "Data folders or zips to choose the best checkpoint on. Of each, the split val is used."},
+        metadata={"help": "Data folders or zips to choose the best checkpoint on. Without any, the last is kept."},
     )
     output: str = field(default="runs/sf-recsam", metadata={"help": "Folder of the run."})
     splits: str | None = field(
@@ -47,8 +47,15 @@ class TrainingConfig:
         default=None,
         metadata={"help": "Segment Anything to extend: a folder, a name on the Hub, or a .pth file."},
     )
+    branch: str = field(
+        default="imagenet",
+        metadata={"help": "What the branch of a new model starts from: imagenet, random, or a checkpoint of ours."},
+    )
     image_size: int | None = field(
         default=None, metadata={"help": "Side of the input in pixels. Without it, that of the model."}
+    )
+    answer_size: int | None = field(
+        default=None, metadata={"help": "Side of the input that the trained model gets. Without it, that of training."}
     )
     overrides: dict[str, Any] = field(
         default_factory=dict, metadata={"help": "Fields of SFRecSamConfig to change, for the models tiny and base."}
@@ -60,12 +67,18 @@ class TrainingConfig:
         default=40,
         metadata={"help": "Epochs of stage 1, the base segmentation. 0 keeps that of the checkpoint in model."},
     )
+    fold_epochs: int | None = field(
+        default=None, metadata={"help": "Epochs of stage 1 in each fold of --folds. Without it, as many as epochs."}
+    )
     correction_epochs: int = field(
         default=6, metadata={"help": "Epochs of stage 2, the correctors and the uncertainty head."}
     )
     batch_size: int = field(default=16, metadata={"help": "Images for each process and step."})
     accumulation: int = field(default=1, metadata={"help": "Batches for each optimizer step."})
     learning_rate: float = field(default=1e-3, metadata={"help": "Highest learning rate of stage 1."})
+    branch_learning_rate: float = field(
+        default=4e-4, metadata={"help": "Highest learning rate of the pretrained convolutions."}
+    )
     correction_learning_rate: float = field(default=1e-3, metadata={"help": "Highest learning rate of stage 2."})
     weight_decay: float = field(
         default=0.05, metadata={"help": "Weight decay of AdamW, on matrices and kernels only."}
@@ -78,6 +91,10 @@ class TrainingConfig:
     )
     augmentation: float = field(
         default=1.0, metadata={"help": "Strength of the augmentation. 0 leaves the images as they are."}
+    )
+    marks: float = field(
+        default=0.5,
+        metadata={"help": "Share of the lesion images on which calipers are drawn; more of the normal ones."},
     )
     click_share: float = field(
         default=0.2,
@@ -108,22 +125,32 @@ class TrainingConfig:
     def __post_init__(self):
         for known in fields(self):
             self._check_kind(known.name, known.type)
-        if not self.train or not self.validation:
-            raise ValueError("train and validation must each name a data folder or zip.")
+        if not self.train:
+            raise ValueError("train must name a data folder or zip.")
         self.shares = [1.0] * len(self.train) if self.shares is None else self.shares
         if len(self.shares) != len(self.train):
             raise ValueError(f"shares has {len(self.shares)} entries for {len(self.train)} folders in train.")
         for name in ("batch_size", "accumulation"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be 1 or more.")
-        counts = ("epochs", "correction_epochs", "mc_samples", "patience", "save_steps", "workers", "overlays", "seed")
+        counts = (
+            "epochs",
+            "fold_epochs",
+            "correction_epochs",
+            "mc_samples",
+            "patience",
+            "save_steps",
+            "workers",
+            "overlays",
+            "seed",
+        )
         for name in (*counts, "weight_decay", "augmentation"):
             if (getattr(self, name) or 0) < 0:
                 raise ValueError(f"{name}={getattr(self, name)} must be 0 or more.")
-        for name in ("warmup", "ema_decay", "click_share", "box_share"):
+        for name in ("warmup", "ema_decay", "marks", "click_share", "box_share"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 0 and below 1.")
-        for name in ("learning_rate", "correction_learning_rate", "clip"):
+        for name in ("learning_rate", "branch_learning_rate", "correction_learning_rate", "clip"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}={getattr(self, name)} must be above 0.")
         if self.click_share + self.box_share > 1:

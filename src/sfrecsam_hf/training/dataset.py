@@ -13,6 +13,7 @@ from ..evaluation.oracle_prompts import loose_box, random_click
 from ..modeling.image_processing_sfrecsam import SFRecSamImageProcessorPil
 from ..modeling.prompts import ABSENT
 from .augmentation import augment
+from .marks import marked
 
 MOST_CLICKS = 2
 
@@ -32,6 +33,7 @@ class TrainingImages(torch.utils.data.Dataset):
         augmentation (`float`): Strength.
         click_share (`float`): Share of lesion images that get clicks.
         box_share (`float`): Share of lesion images that get a loose box.
+        marks (`float`): Share of lesion images on which calipers are drawn.
     """
 
     def __init__(
@@ -42,9 +44,10 @@ class TrainingImages(torch.utils.data.Dataset):
         augmentation: float = 1.0,
         click_share: float = 0.0,
         box_share: float = 0.0,
+        marks: float = 0.0,
         quiet: bool = False,
     ):
-        self.seed, self.augmentation = seed, augmentation
+        self.seed, self.augmentation, self.marks = seed, augmentation, marks
         self.click_share, self.box_share = click_share, box_share
         self.channel_mean = torch.tensor(processor.image_mean)[:, None, None]
         self.channel_std = torch.tensor(processor.image_std)[:, None, None]
@@ -72,11 +75,12 @@ class TrainingImages(torch.utils.data.Dataset):
     def __getitems__(self, keys: list[Key]) -> dict[str, Tensor]:
         """The batch of `(epoch, index)` pairs, ready for the model."""
         index = torch.tensor([key[1] for key in keys])
-        seeds = [np.random.SeedSequence((self.seed, *key)).generate_state(2) for key in keys]
+        seeds = [np.random.SeedSequence((self.seed, *key)).generate_state(3) for key in keys]
         askers = [np.random.default_rng(int(seed[1])) for seed in seeds]
         kinds = [self._kind(float(asker.random())) for asker in askers]
+        shown = [self._marked(key[1], int(seed[2])) for key, seed in zip(keys, seeds, strict=True)]
         images, masks, valid = augment(
-            self.images[index].float() / 255,
+            torch.stack(shown).float() / 255,
             self.masks[index].float(),
             self.sizes[index],
             [int(seed[0]) for seed in seeds],
@@ -95,6 +99,17 @@ class TrainingImages(torch.utils.data.Dataset):
         if self.click_share or self.box_share:
             batch |= {"input_points": points, "input_labels": labels, "input_boxes": boxes}
         return batch
+
+    def _marked(self, index: int, seed: int) -> Tensor:
+        """The image of shape `(1, side, side)`, perhaps with calipers or a caption."""
+        image = self.images[index]
+        if not self.marks:
+            return image
+        height, width = self.sizes[index].tolist()
+        scan, mask = (part[0, :height, :width].numpy() for part in (image, self.masks[index]))
+        image = image.clone()
+        image[0, :height, :width] = torch.from_numpy(marked(scan, mask > 0, self.marks, np.random.default_rng(seed)))
+        return image
 
     def _kind(self, drawn: float) -> str | None:
         """What prompts an image of which a number in [0, 1) was drawn."""

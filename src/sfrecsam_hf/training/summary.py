@@ -14,7 +14,7 @@ from .checkpointing import replaced
 from .config import TrainingConfig
 
 FILE = "training_summary.json"
-PATHS = ("train", "validation", "output", "splits", "exclude", "model", "sam")
+PATHS = ("train", "validation", "output", "splits", "exclude", "model", "sam", "branch")
 
 
 def write_summary(

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, DistributedType, set_seed
+from datasets import Dataset
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -21,7 +22,7 @@ from ..modeling.image_processing_sfrecsam import SFRecSamImageProcessorPil
 from ..modeling.modeling_sfrecsam import SFRecSamModel
 from ..modeling.processing_sfrecsam import SFRecSamProcessor
 from .calibration import calibrate, calibrate_correction
-from .checkpointing import Checkpoints, Progress, digest, replaced, saved_progress, saved_state
+from .checkpointing import Checkpoints, Progress, digest, replaced, saved_progress, saved_state, size_of
 from .config import TrainingConfig
 from .dataset import EpochBatches, TrainingImages
 from .history import History
@@ -36,13 +37,14 @@ WITHOUT_OVERLAP = 3  # epochs after which a run says that its masks meet no lesi
 logging.getLogger("accelerate.utils.other").setLevel(logging.ERROR)
 
 
-def train(config: TrainingConfig, resume: bool = False) -> Path:
+def train(config: TrainingConfig, resume: bool = False, data: Resolved | None = None) -> Path:
     """
     Trains both stages and returns the folder of the best checkpoint, which loads with `from_pretrained`.
 
     Args:
         config ([`TrainingConfig`]): All settings; saved with the run.
         resume (`bool`): Go on from the run's last state, sample for sample.
+        data ([`Resolved`], *optional*): The images of each folder in `config.train`, in place of its own split.
 
     Raises:
         FileExistsError: The output folder holds a run and `resume` is False.
@@ -51,16 +53,21 @@ def train(config: TrainingConfig, resume: bool = False) -> Path:
         OSError: The output folder cannot be written; the last state in it is whole.
         ValueError: The data or the state cannot be used, or the run was begun with other settings.
     """
+    best = Path(config.output) / "best"
+    if resume and config.answer_size and size_of(best) == config.answer_size != config.image_size:
+        return best  # the last thing that a run does is to give its model this size
     try:
-        run = TrainingRun(config, resume)
+        run = TrainingRun(config, resume, data)
         while run.progress.stage <= 2:
             run.train_stage()
         run.close()
+        if config.answer_size is not None:
+            run.checkpoints.save_at(config.answer_size)
     except KeyboardInterrupt as stop:
         saved = (Path(config.output) / "latest").is_file()
         remedy = "the same command with --resume goes on" if saved else "nothing was saved yet, so begin it anew"
         raise KeyboardInterrupt(remedy) from stop
-    return run.output / "best"
+    return best
 
 
 @dataclass
@@ -78,7 +85,7 @@ class Stage:
 class TrainingRun:
     """One run in one folder; a process may end at any moment and another go on from there."""
 
-    def __init__(self, config: TrainingConfig, resume: bool = False):
+    def __init__(self, config: TrainingConfig, resume: bool = False, data: Resolved | None = None):
         self.config, self.output = config, Path(config.output)
         if not resume and (self.output / "latest").is_file():
             raise FileExistsError(f"{self.output} already holds a run; pass --resume or choose another --output.")
@@ -89,11 +96,12 @@ class TrainingRun:
                 "another --output."
             )
         set_seed(config.seed)
-        start = None if config.sam else config.model
-        resolved = resolve(config.train, config.validation, config.splits, config.exclude, start)
-        sources, self.used = resolved.train, _used(config, resolved)
+        if data is None:
+            start = None if config.sam else config.model
+            data = resolve(config.train, config.validation, config.splits, config.exclude, start)
+        sources, self.used = data.train, _used(config, data)
         self.groups = [source["group"][:] for source in sources]
-        self.validation = Validation(resolved.validation, config)
+        self.validation = Validation(data.validation, config) if data.validation else None
         self.accelerator = Accelerator(
             cpu=not torch.accelerator.is_available(),  # or several processes would not find each other
             mixed_precision=config.mixed_precision,
@@ -107,7 +115,7 @@ class TrainingRun:
             raise ValueError(f"tracker={config.tracker} is not installed; install it, or set another, or none.")
         processes = self.accelerator.num_processes
         self.progress = Progress() if self.resumed is None else saved_progress(self.resumed, processes)
-        self.checkpoints = Checkpoints(self.output, self.accelerator, resolved.record)
+        self.checkpoints = Checkpoints(self.output, self.accelerator, data.record)
         self.history = History(self.output / "history.jsonl")
         sharded = self.accelerator.distributed_type == DistributedType.FSDP
         if sharded and (config.ema_decay or not self.accelerator.is_fsdp2):
@@ -128,6 +136,7 @@ class TrainingRun:
             config.augmentation,
             config.click_share,
             config.box_share,
+            config.marks,
             quiet=not main,
         )
         self.batches = EpochBatches(
@@ -137,7 +146,7 @@ class TrainingRun:
             config.accumulation * processes,
             config.seed,
         )
-        shown = digest(*self.images.arrays(), *self.validation.arrays())
+        shown = digest(*self.images.arrays(), *([] if self.validation is None else self.validation.arrays()))
         if self.resumed is not None and shown != self.progress.shown:
             raise ValueError(
                 f"The images are not those that {self.output} was begun with; restore them, or choose another "
@@ -182,7 +191,7 @@ class TrainingRun:
         self.model = accelerator.unwrap_model(stage.model, keep_fp32_wrapper=False)
         self.model = self._whole_model()
         accelerator.free_memory()
-        if progress.stage == 2:
+        if progress.stage == 2 and self.validation is not None:
             self._calibrate_correction()
         self.progress = Progress(stage=progress.stage + 1, seconds=progress.seconds, shown=progress.shown)
 
@@ -192,7 +201,7 @@ class TrainingRun:
         trainable = self.model.train_stage(progress.stage, config.freeze_base)
         steps_per_epoch = self.batches.batches // (config.accumulation * accelerator.num_processes)
         rate = config.learning_rate if progress.stage == 1 else config.correction_learning_rate
-        optimizer = decayed_adamw(self.model, rate, config.weight_decay)
+        optimizer = decayed_adamw(self.model, rate, config.weight_decay, config.branch_learning_rate)
         warmup = round(config.warmup * epochs * steps_per_epoch)
         scheduler = get_scheduler("cosine", optimizer, warmup, epochs * steps_per_epoch)
         loader = DataLoader(
@@ -286,7 +295,10 @@ class TrainingRun:
         }
 
     def _validate(self, model: SFRecSamModel) -> None:
-        """Tells how the epoch did on the held-out images, draws some, and keeps the best model."""
+        """Tells how the epoch did on the held-out images, draws some, and keeps the best model, or else the last."""
+        if self.validation is None:
+            self.checkpoints.save_best(model, self.processor)
+            return
         accelerator, progress, start = self.accelerator, self.progress, time.perf_counter()
         outcomes = self.validation.outcomes(model, self.processor, accelerator, progress.stage)
         found = scores(outcomes)
@@ -318,6 +330,8 @@ class TrainingRun:
         self.accelerator.wait_for_everyone()
         start, best = time.perf_counter(), SFRecSamModel.from_pretrained(self.checkpoints.best)
         self.model.load_state_dict(best.state_dict())
+        if self.validation is None:
+            return
         thresholds = calibrate(self.model.eval(), self.processor, *self.validation.parts)
         self._set_thresholds(self.model, thresholds, start)
 
@@ -349,13 +363,16 @@ class TrainingRun:
             self.config,
             self.history.rows(),
             self.groups,
-            [part["group"][:] for part in self.validation.parts],
+            [part["group"][:] for part in self._held_out()],
             self.accelerator.device,
             seconds=self.progress.seconds,
             processes=self.accelerator.num_processes,
             image_size=self.model.config.vision_config.image_size,
             parameters=self.model.num_parameters(),
         )
+
+    def _held_out(self) -> list[Dataset]:
+        return [] if self.validation is None else self.validation.parts
 
     def _out_of_patience(self) -> bool:
         return bool(self.config.patience) and self.progress.waited >= self.config.patience
