@@ -49,9 +49,7 @@ def readme_table(folder: str | Path) -> str:
         results = json.loads(path.read_text(encoding="utf-8"))
         auto, clicked = (results["columns"].get(column) for column in ("auto", "oracle-point"))
         if auto is None:
-            raise ValueError(
-                f"{path} has no figures for automatic prompts; evaluate with --columns auto too."
-            )
+            raise ValueError(f"{path} has no figures for automatic prompts; evaluate with --columns auto too.")
         lesions, found = auto["final"]["lesion"], auto["found"]["final"]["iou_50"]
         rival = path.with_name("baseline.json")
         lines.append(
