@@ -14,8 +14,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from scipy import ndimage
 
 from sfrecsam_hf import load_folder
-from sfrecsam_hf.modeling.lesions import components, find_lesions, tidied
-from sfrecsam_hf.modeling.segmentation import smoothed
+from sfrecsam_hf.modeling.lesions import components, find_lesions, smoothed, tidied
 
 SAMPLES = Path(__file__).resolve().parents[1] / "space" / "samples"
 SCAN = PIL.Image.open(SAMPLES / "bus_0180-l.png").convert("RGB")

@@ -66,20 +66,22 @@ def test_the_frame_changes_nothing(expected):
 
 
 @torch.no_grad()
-def test_auto_classes(files, loaded, tiny_checkpoint):
-    """These are the model's own masks: `segment` smooths and tidies them unless it is told not to."""
-    expected = list(segment(*loaded, files, tidy=False))
+def test_auto_classes(files, expected, loaded, tiny_checkpoint):
     model, processor = (kind.from_pretrained(tiny_checkpoint) for kind in (AutoModel, AutoProcessor))
     inputs = processor([PIL.Image.open(file) for file in files], return_tensors="pt")
     outputs = model(**inputs)
     sizes = inputs["original_sizes"].tolist()
-    by_label = processor.image_processor.post_process_semantic_segmentation(outputs, target_sizes=sizes)
+    post_process = processor.image_processor.post_process_semantic_segmentation
+    by_label = post_process(outputs, target_sizes=sizes)
+    without_text = post_process(outputs, target_sizes=sizes, images=files)
     as_sam = processor.post_process_masks(
         outputs.pred_masks, sizes, inputs["reshaped_input_sizes"], scan_boxes=inputs["scan_boxes"]
     )
-    for mask, also, found in zip(by_label, as_sam, expected, strict=True):
+    untidied = segment(*loaded, files, tidy=False)
+    for mask, same, raw, found, said in zip(by_label, without_text, as_sam, expected, untidied, strict=True):
         assert_same(mask.numpy() > 0, found.mask)
-        assert_same(also[0, 0].numpy(), found.mask)
+        assert_same(same.numpy() > 0, found.mask)
+        assert_same(raw[0, 0].numpy(), said.mask)
 
 
 def test_post_processing_asks_for_the_place_of_the_scan(files, loaded):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from sklearn.model_selection import StratifiedGroupKFold
@@ -105,6 +105,25 @@ def load_splits(
     for entry in found if split is not None else []:
         _ensure_split(entry)
     return [_part(entry, split) for entry in found]
+
+
+def load_parts(source: str | Path, splits: str | Path | None = None) -> DatasetDict:
+    """
+    All splits that a data set or a table has, as the Hub names them: train, validation and test; or train alone.
+
+    Args:
+        source (`str`): Folder, zip or Hub name.
+        splits (`str`, *optional*): As for [`resolve`].
+
+    Raises:
+        FileNotFoundError, ValueError: As for [`~sfrecsam_hf.load_folder`].
+    """
+    found = find(source)
+    _apply([found], splits, None)
+    has = {sample.split for sample in found.samples if sample.split}
+    named = {"train": "train", "val": "validation", "test": "test"}
+    parts = {named[split]: to_dataset(found, of_split(found, split)) for split in named if split in has}
+    return DatasetDict(parts or {"train": to_dataset(found, found.samples)})
 
 
 def split_by_group(found: Found) -> None:

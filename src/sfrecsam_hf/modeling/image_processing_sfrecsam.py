@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import PIL.Image
@@ -21,6 +21,7 @@ from transformers.utils import is_torchvision_available
 
 from .configuration_sfrecsam import IMAGE_PROCESSOR_AUTO_MAP
 from .image_reading import ImageLike, read_mask, read_rgb
+from .lesions import smoothed, tidied
 from .model_outputs import EMPTY_LOGIT
 from .scan_frame import ScanFrame
 
@@ -32,8 +33,13 @@ else:
 
 Size = tuple[int, int]
 
+if TYPE_CHECKING:  # what both backends have; each brings its own base
+    from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPil as Backend
+else:
+    Backend = object
 
-class SFRecSamImageProcessorKwargs(SamImageProcessorKwargs, total=False):
+
+class SFRecSamImageProcessorKwargs(SamImageProcessorKwargs, total=False):  # type: ignore[call-arg]
     r"""
     do_crop_border (`bool`, *optional*, defaults to `self.do_crop_border`):
         Whether to cut off the even frame around a scan, see [`ScanFrame`].
@@ -42,7 +48,7 @@ class SFRecSamImageProcessorKwargs(SamImageProcessorKwargs, total=False):
     do_crop_border: bool
 
 
-class _AnyImage:
+class _AnyImage(Backend):
     """What both backends share: reading, cutting the frame, the resized size, and the way back."""
 
     valid_kwargs = SFRecSamImageProcessorKwargs
@@ -170,6 +176,32 @@ class _AnyImage:
         (restored,) = self._of_scans([flat], [frame], [reshaped], binarize=False)
         return _at_its_place(restored, frame, outside).reshape(*maps.shape[:-2], *original_size)
 
+    def lesion_masks(
+        self,
+        logits: torch.Tensor,
+        original_size: Size,
+        scan_box: Sequence[int] | None = None,
+        picture: PIL.Image.Image | None = None,
+    ) -> tuple[torch.Tensor, list[np.ndarray]]:
+        """
+        Lesion probabilities [`smoothed`] at the image's resolution, and their masks [`tidied`].
+
+        Args:
+            logits (`torch.Tensor` of shape `(masks, height, width)`): Of one image.
+            original_size, scan_box: As for `restore`.
+            picture (`PIL.Image.Image`, *optional*): The image, whose burnt-in text is no lesion.
+
+        Returns:
+            `torch.Tensor` of shape `(masks, original height, original width)`, in [0, 1], and a boolean
+            `numpy.ndarray` of shape `(original height, original width)` for each.
+        """
+        (frame,) = self._frames([original_size], None if scan_box is None else [scan_box])
+        probability = self.restore(smoothed(logits.float().sigmoid()), original_size, frame.box)
+        left, top, right, bottom = frame.box
+        scan = None if picture is None else picture.crop(frame.box)
+        masks = (probability[:, top:bottom, left:right] > 0.5).cpu().numpy()
+        return probability, [frame.put_back(tidied(mask, scan)) for mask in masks]
+
     def post_process_masks(
         self,
         masks: list[torch.Tensor] | torch.Tensor,
@@ -229,8 +261,8 @@ class _AnyImage:
         """Masks at the size of each scan."""
         side = (pad_size or self.pad_size)["height"]
         masks = [
-            _without_padding(torch.as_tensor(mask), tuple(int(extent) for extent in reshaped), side)
-            for mask, reshaped in zip(masks, reshaped_input_sizes, strict=True)
+            _without_padding(torch.as_tensor(mask), (int(height), int(width)), side)
+            for mask, (height, width) in zip(masks, reshaped_input_sizes, strict=True)
         ]
         sizes = [frame.scan_size[::-1] for frame in frames]
         return super().post_process_masks(masks, sizes, reshaped_input_sizes, mask_threshold, binarize, pad_size)
@@ -240,15 +272,17 @@ class _AnyImage:
         outputs: Any,
         target_sizes: list[Size] | torch.Tensor | None = None,
         return_segmentation_scores: bool = False,
+        images: ImageLike | list[ImageLike] | None = None,
     ) -> list[Any]:
         """
-        The final mask of each image: 0 background, 1 lesion.
+        The final mask of each image, as the pipelines and [`segment`] give it: 0 background, 1 lesion.
 
         Args:
             outputs ([`SFRecSamOutput`]): Of a batch with one prompt per image, with the processor's `scan_boxes`.
             target_sizes (`list[tuple[int, int]]`, *optional*):
                 Original height and width of each image; the padded mask itself without it.
             return_segmentation_scores (`bool`): Also the probability of each label at each pixel.
+            images (*optional*): The images, as for `preprocess`: only with them are masks of burnt-in text left out.
 
         Returns:
             List of `torch.LongTensor` of shape `(height, width)`, or of objects with `segmentation` and
@@ -257,22 +291,29 @@ class _AnyImage:
         Raises:
             ValueError: `target_sizes` does not name one size per image, or `scan_boxes` are needed and missing.
         """
-        logits = outputs["pred_masks"][:, 0, 0]
+        logits = outputs["pred_masks"][:, 0, 0].float()
         if target_sizes is not None and len(target_sizes) != len(logits):
             raise ValueError(f"{len(target_sizes)} target_sizes were given for {len(logits)} images.")
         boxes = outputs.get("scan_boxes")
+        pictures = [None] * len(logits) if images is None else [read_rgb(image) for image in as_list(images)]
         results = []
-        for index, image in enumerate(logits):
-            if target_sizes is not None:
-                size = tuple(int(side) for side in target_sizes[index])
-                image = self.restore(image, size, None if boxes is None else boxes[index], EMPTY_LOGIT)
-            mask = (image > 0).long()
+        for index, picture in zip(range(len(logits)), pictures, strict=True):
+            if target_sizes is None:
+                probability = logits[index].sigmoid()
+                mask = logits[index] > 0
+            else:
+                height, width = (int(side) for side in target_sizes[index])
+                box = None if boxes is None else boxes[index]
+                (probability,), (found,) = self.lesion_masks(logits[index][None], (height, width), box, picture)
+                mask = torch.from_numpy(found).to(logits.device)
+            result = mask.long()
             if return_segmentation_scores:
-                scores = torch.stack([(-image).float().sigmoid(), image.float().sigmoid()])
-                mask = SemanticSegmentationPostProcessorOutput(
-                    data={"segmentation": mask, "segmentation_scores": scores}
+                # A speck that was left out, or a hole that was filled, is scored as what it became.
+                lesion = torch.where(mask, probability.clamp(min=0.5 + 1e-6), probability.clamp(max=0.5))
+                result = SemanticSegmentationPostProcessorOutput(
+                    data={"segmentation": result, "segmentation_scores": torch.stack([1 - lesion, lesion])}
                 )
-            results.append(mask)
+            results.append(result)
         return results
 
     def post_process_for_mask_generation(

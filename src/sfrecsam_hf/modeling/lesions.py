@@ -7,6 +7,7 @@ import PIL.Image
 import torch
 import torch.nn.functional as F
 
+BLUR = 0.75  # in pixels of the model's mask
 SMALLEST = 0.0015  # of the image; the smallest lesion of BUSI, BUS-BRA and BUS-UCLM has 0.0016
 STROKE_CONTRAST = 96  # of 255: letters differ that much from what surrounds them, speckle hardly ever does
 STROKE_SHARE, TEXT_SHARE = 0.06, 0.8  # of a piece: letters, and what lies on or beside them. No lesion of 745 has both
@@ -72,7 +73,7 @@ class Lesion:
             spacing (`tuple[float, float]`, *optional*): Height and width of a pixel in millimetres.
         """
         drawn = self.axes()
-        measured = {
+        measured: dict[str, float | int | list[int]] = {
             "area": self.area,
             "box": list(self.box),
             "longest_diameter": drawn.longest,
@@ -117,7 +118,7 @@ def find_lesions(mask: np.ndarray, probability: np.ndarray, uncertainty: np.ndar
     return sorted(found, key=lambda lesion: -lesion.area)
 
 
-def tidied(mask: np.ndarray, picture: PIL.Image.Image) -> np.ndarray:
+def tidied(mask: np.ndarray, picture: PIL.Image.Image | None = None) -> np.ndarray:
     """
     The mask with its holes filled, without specks and without pieces that lie on burnt-in text.
 
@@ -126,7 +127,8 @@ def tidied(mask: np.ndarray, picture: PIL.Image.Image) -> np.ndarray:
 
     Args:
         mask (`numpy.ndarray` of shape `(height, width)`): Boolean.
-        picture (`PIL.Image.Image`): What the mask belongs to, of the same size.
+        picture (`PIL.Image.Image`, *optional*): What the mask belongs to, of the same size; without it text is not
+            looked for.
 
     Returns:
         `numpy.ndarray` of shape `(height, width)`: Boolean.
@@ -139,10 +141,25 @@ def tidied(mask: np.ndarray, picture: PIL.Image.Image) -> np.ndarray:
     kept = areas >= SMALLEST * mask.size
     kept[areas.argmax()] = True
     kept[0] = False
-    strokes, beside = _text(picture)
-    letters, near = (np.bincount(pieces[where & filled], minlength=count + 1) for where in (strokes, beside))
-    kept &= ~((letters >= STROKE_SHARE * areas) & (near >= TEXT_SHARE * areas))
+    if picture is not None:
+        strokes, beside = _text(picture)
+        letters, near = (np.bincount(pieces[where & filled], minlength=count + 1) for where in (strokes, beside))
+        kept &= ~((letters >= STROKE_SHARE * areas) & (near >= TEXT_SHARE * areas))
     return kept[pieces]
+
+
+def smoothed(probability: torch.Tensor) -> torch.Tensor:
+    """
+    Probabilities blurred by less than a pixel of the model's own mask. An outline cut from them after they are
+    enlarged is smooth at the image's resolution; one cut from the mask has steps as large as the mask's pixels.
+
+    Args:
+        probability (`torch.Tensor` of shape `(maps, height, width)`): In [0, 1], at the resolution of the mask.
+    """
+    weights = torch.exp(-(torch.tensor([-1.0, 0.0, 1.0], device=probability.device) ** 2) / (2 * BLUR**2))
+    kernel = torch.outer(weights, weights) / weights.sum() ** 2
+    padded = F.pad(probability[:, None], (1, 1, 1, 1), mode="replicate")
+    return F.conv2d(padded, kernel[None, None])[:, 0]
 
 
 def components(mask: np.ndarray, corners: bool = True) -> tuple[np.ndarray, int]:
@@ -244,11 +261,11 @@ def _text(picture: PIL.Image.Image) -> tuple[np.ndarray, np.ndarray]:
     """Bright strokes thinner than letters are, and all pixels as near to one as letters stand to each other."""
     gray = torch.from_numpy(np.array(picture.convert("L"), dtype=np.float32))[None, None]
     reach = max(2, round(max(picture.size) / 160))
-    window = {"kernel_size": 2 * reach + 1, "stride": 1, "padding": reach}
-    opened = F.max_pool2d(-F.max_pool2d(-gray, **window), **window)
+    window = 2 * reach + 1, 1, reach
+    opened = F.max_pool2d(-F.max_pool2d(-gray, *window), *window)
     strokes = gray - opened > STROKE_CONTRAST
     beside = F.max_pool2d(strokes.float(), 4 * reach + 1, stride=1, padding=2 * reach) > 0
     return strokes[0, 0].numpy(), beside[0, 0].numpy()
 
 
-__all__ = ["Axes", "Lesion", "axes", "components", "find_lesions", "tidied"]
+__all__ = ["Axes", "Lesion", "axes", "components", "find_lesions", "smoothed", "tidied"]

@@ -60,9 +60,12 @@ def _drawn(
     device = generator.device
 
     def channel_dropout(channels: int) -> Tensor:
-        kept = torch.rand(samples, channels, generator=generator, device=device) >= dropout
-        scaled = torch.cat([torch.ones(1, channels, device=device), kept / (1 - dropout)])
-        return scaled[:, None, :, None, None]
+        kept = (torch.rand(samples, channels, generator=generator, device=device) >= dropout).float()
+        # A few passes drop a channel more or less often than they should, and so for every image alike: divided by
+        # what was kept of it, its mean over the passes is 1; and that of all channels, though one be dropped in all.
+        scale = kept / kept.mean(dim=0).clamp(min=0.5 / max(samples, 1))
+        scale = scale / scale.mean().clamp(min=0.5 / max(kept.numel(), 1))
+        return torch.cat([torch.ones(1, channels, device=device), scale])[:, None, :, None, None]
 
     moves = torch.randn(samples, 4, generator=generator, device=device) * jitter
     return (

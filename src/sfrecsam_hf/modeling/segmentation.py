@@ -10,20 +10,15 @@ from typing import Any
 import numpy as np
 import PIL.Image
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 from transformers import BatchFeature, PreTrainedModel
 
 from .image_processing_sfrecsam import SFRecSamImageProcessorPil
 from .image_reading import read_rgb
-from .lesions import Lesion, axes, find_lesions, tidied
+from .lesions import Lesion, axes, find_lesions
 from .mirrored_view import both_views
 from .model_outputs import SFRecSamOutput
 
 MAPS = ("mask", "initial_mask", "probability", "initial_probability", "final_probability", "uncertainty")
-
-
-BLUR = 0.75  # in pixels of the model's mask
 
 
 @dataclass
@@ -58,8 +53,8 @@ class Segmentation:
 
     def measurements(self) -> dict[str, float | int | list[int] | None]:
         """
-        Presence, number of lesions and area of all, box `[x1, y1, x2, y2]` and [`diameters`] of the largest, in pixels,
-        and the mean uncertainty inside the mask, or of the image where it is empty.
+        Presence, number of lesions and area of all, box `[x1, y1, x2, y2]` and [`diameters`] of the largest, in
+        pixels, and the mean uncertainty inside the mask, or of the image where it is empty.
         """
         largest = self.lesions[0].measurements() if self.lesions else {}
         return {
@@ -102,6 +97,9 @@ def segmentations(
         image_processor ([`SFRecSamImageProcessor`]): The one that prepared the batch.
         pictures (`list[PIL.Image.Image]`, *optional*): The images. With them the outlines are [`smoothed`] and the
             masks [`tidied`]; without them they are what the model says, pixel by pixel.
+
+    Returns:
+        A [`Segmentation`] for each image.
     """
     logits, values = (
         torch.stack([outputs[name][:, 0, 0].float() for name in names], dim=1)
@@ -110,16 +108,14 @@ def segmentations(
     presence = outputs["presence_logits"].float().sigmoid()
     boxes = outputs.get("scan_boxes")
     results = []
-    for index, size in enumerate(original_sizes):
-        place = tuple(int(side) for side in size), None if boxes is None else boxes[index].tolist()
+    for index, (height, width) in enumerate(original_sizes):
+        place = (int(height), int(width)), None if boxes is None else boxes[index].tolist()
         if pictures is None:
             final, initial = image_processor.restore(logits[index], *place, outside=-torch.inf).sigmoid()
+            masks = [(map_ > 0.5).cpu().numpy() for map_ in (final, initial)]
         else:
-            final, initial = image_processor.restore(smoothed(logits[index].sigmoid()), *place)
+            (final, initial), masks = image_processor.lesion_masks(logits[index], *place, pictures[index])
         probability, uncertainty = image_processor.restore(values[index], *place)
-        masks = [(map_ > 0.5).cpu().numpy() for map_ in (final, initial)]
-        if pictures is not None:
-            masks = [_tidied(mask, pictures[index], place[1]) for mask in masks]
         results.append(
             Segmentation(
                 mask=masks[0],
@@ -133,28 +129,6 @@ def segmentations(
             )
         )
     return results
-
-
-def smoothed(probability: Tensor) -> Tensor:
-    """
-    Probabilities blurred by less than a pixel of the model's own mask. An outline cut from them after they are enlarged is
-    smooth at the image's resolution; one cut from the mask has steps as large as the mask's pixels.
-
-    Args:
-        probability (`torch.Tensor` of shape `(maps, height, width)`): In [0, 1], at the resolution of the mask.
-    """
-    weights = torch.exp(-(torch.tensor([-1.0, 0.0, 1.0], device=probability.device) ** 2) / (2 * BLUR**2))
-    kernel = torch.outer(weights, weights) / weights.sum() ** 2
-    padded = F.pad(probability[:, None], (1, 1, 1, 1), mode="replicate")
-    return F.conv2d(padded, kernel[None, None])[:, 0]
-
-
-def _tidied(mask: np.ndarray, picture: PIL.Image.Image, scan_box: list[int] | None) -> np.ndarray:
-    """The mask [`tidied`] on the scan alone, so that a frame around it changes nothing."""
-    left, top, right, bottom = scan_box or (0, 0, *picture.size)
-    clean = np.zeros_like(mask)
-    clean[top:bottom, left:right] = tidied(mask[top:bottom, left:right], picture.crop((left, top, right, bottom)))
-    return clean
 
 
 def segment(
