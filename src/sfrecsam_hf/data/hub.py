@@ -128,12 +128,7 @@ def _loaded(name: str, streaming: bool = False) -> dict[str, Any]:
         with suppress(OfflineModeIsEnabled):  # it may be in the cache
             HfApi().dataset_info(name, timeout=SECONDS)
         loaded: DatasetDict | dict[str, IterableDataset] = load_dataset(name, streaming=streaming)
-    except (
-        OSError,
-        HTTPError,
-        HfHubHTTPError,
-        ValueError,
-    ) as error:  # no such data set, no network, several configurations
+    except (OSError, HTTPError, ValueError) as error:  # no such data set, no network, several configurations
         reason = str(error).splitlines()[0].rstrip(".")
         raise FileNotFoundError(
             f"{name} is neither a folder nor a zip here, nor a data set on the Hub that can be loaded: {reason}."
