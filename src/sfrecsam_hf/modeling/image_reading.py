@@ -5,7 +5,7 @@ import os
 import re
 import warnings
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeAlias
 
 import numpy as np
 import PIL.Image
@@ -26,7 +26,7 @@ MASK_NAME = re.compile(
 )
 NOISE = 0.04  # values that lossy compression leaves around a shape, as a share of the brightest
 
-ImageLike = str | Path | PIL.Image.Image | np.ndarray | torch.Tensor
+ImageLike: TypeAlias = str | Path | PIL.Image.Image | np.ndarray | torch.Tensor
 
 logger = logging.getLogger(__name__)
 
@@ -185,8 +185,9 @@ def open_image(file: Path | BinaryIO, name: str) -> PIL.Image.Image:
         ) from error
     except (OSError, SyntaxError, ValueError) as error:
         raise ValueError(f"{name} is not an image that Pillow can read; convert it to PNG.") from error
-    if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:  # a camera's MPO is one picture and its previews
-        raise ValueError(f"{name} has {image.n_frames} frames; export the one to use.")
+    frames = getattr(image, "n_frames", 1)
+    if image.format != "MPO" and frames > 1:  # a camera's MPO is one picture and its previews
+        raise ValueError(f"{name} has {frames} frames; export the one to use.")
     _reduce(image, name)
     return image
 
