@@ -14,7 +14,7 @@ if typing.TYPE_CHECKING:
 PASSES = "stochastic passes for the uncertainty; with 0 a small head predicts it; the model's own if left out"
 # The extra that brings a package, for what `train` does not bring.
 EXTRAS = {"gradio": "demo", "onnx": "export", "onnxscript": "export", "onnxruntime": "export"}
-EXTRAS |= {"av": "video", "pydicom": "dicom"}
+EXTRAS |= {"av": "video", "pydicom": "dicom", "pylibjpeg": "dicom", "highdicom": "formats", "nibabel": "formats"}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -61,6 +61,16 @@ def _parser() -> argparse.ArgumentParser:
     job.add_argument(
         "--mm-per-pixel", type=float, metavar="MM", help="size of a pixel, for images that do not tell it themselves"
     )
+    job.add_argument(
+        "--format",
+        dest="formats",
+        nargs="+",
+        default=[],
+        metavar="FORMAT",
+        help="also write coco (polygons), coco-rle, labels (numbered PNG), contours (CSV), geojson, nifti, dicom-seg "
+        "or dicom-sc (the overlay)",
+    )
+    job.add_argument("--report", action="store_true", help="also write report.html, a page to look through")
     job.add_argument(
         "--no-tidy",
         dest="tidy",
@@ -246,6 +256,8 @@ def _predict(
     box: list[float] | None,
     resume: bool,
     mm_per_pixel: float | None,
+    formats: list[str],
+    report: bool,
     frame: int,
     **inference: typing.Any,
 ) -> int:
@@ -253,6 +265,7 @@ def _predict(
 
     from accelerate import PartialState
 
+    from .inference.formats import check
     from .inference.predict import predict
 
     prompts: dict[str, typing.Any] = {}
@@ -264,13 +277,16 @@ def _predict(
         prompts["input_boxes"] = [box]
     if mm_per_pixel is not None and not 0 < mm_per_pixel < math.inf:
         raise ValueError(f"--mm-per-pixel {mm_per_pixel:g} must be a length above 0.")
+    for format in formats:
+        check(format)
     model, processor, batch_size, options = _loaded(**inference)
-    report = predict(
-        model, processor, inputs, output, batch_size, prompts, resume, False, mm_per_pixel, frame, **options
-    )
+    options |= {"mm_per_pixel": mm_per_pixel, "formats": formats, "report": report, "frame": frame}
+    done = predict(model, processor, inputs, output, batch_size, prompts, resume, **options)
     if PartialState().is_main_process:
-        _print_predictions(report, output)
-    return 2 if report.problems else 0
+        _print_predictions(done, output)
+        if report:
+            print(f"To look through: {output}/report.html")
+    return 2 if done.problems else 0
 
 
 def _print_predictions(report: "PredictionReport", output: str) -> None:

@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+import warnings
 from pathlib import Path
 from typing import BinaryIO, TypeAlias
 
@@ -160,7 +161,7 @@ def check_size(size: tuple[int, int], name: str) -> None:
     megapixels, bound = size[0] * size[1] / 1e6, max_megapixels()
     if megapixels > bound:
         raise ValueError(
-            f"{name} is {size[0]}x{size[1]} pixels, {megapixels:.0f} megapixels of at most {bound:g}; "
+            f"{name} is {size[0]}x{size[1]} pixels, {megapixels:.3g} megapixels of at most {bound:g}; "
             f"save it smaller, or set {MEGAPIXELS_VARIABLE}."
         )
 
@@ -174,7 +175,9 @@ def open_image(file: Path | BinaryIO, name: str) -> PIL.Image.Image:
         ValueError: Pillow does not know the format, the file is damaged, or it has several frames.
     """
     try:
-        image = PIL.Image.open(file)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", PIL.Image.DecompressionBombWarning)  # our own bound is lower
+            image = PIL.Image.open(file)
     except PIL.Image.DecompressionBombError as error:
         raise ValueError(
             f"{name} is above Pillow's own bound; images need 2 to {MAX_SIDE} pixels a side and "
