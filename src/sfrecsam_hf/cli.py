@@ -14,7 +14,7 @@ if typing.TYPE_CHECKING:
 PASSES = "stochastic passes for the uncertainty; with 0 a small head predicts it; the model's own if left out"
 # The extra that brings a package, for what `train` does not bring.
 EXTRAS = {"gradio": "demo", "onnx": "export", "onnxscript": "export", "onnxruntime": "export"}
-EXTRAS |= {"av": "formats", "pydicom": "dicom"}
+EXTRAS |= {"av": "video", "pydicom": "dicom", "pylibjpeg": "dicom", "highdicom": "formats", "nibabel": "formats"}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -63,6 +63,16 @@ def _parser() -> argparse.ArgumentParser:
         "--mm-per-pixel", type=float, metavar="MM", help="size of a pixel, for images that do not tell it themselves"
     )
     job.add_argument(
+        "--format",
+        dest="formats",
+        nargs="+",
+        default=[],
+        metavar="FORMAT",
+        help="also write coco (polygons), coco-rle, labels (numbered PNG), contours (CSV), geojson, nifti, dicom-seg "
+        "or dicom-sc (the overlay)",
+    )
+    job.add_argument("--report", action="store_true", help="also write report.html, a page to look through")
+    job.add_argument(
         "--no-tidy",
         dest="tidy",
         action="store_const",
@@ -99,6 +109,13 @@ def _parser() -> argparse.ArgumentParser:
     job.add_argument("--model", help="the base: checkpoint folder or Hub name; the bundled one if left out")
     job.add_argument("--steps", type=int, default=40, help="optimizer steps of each fit (%(default)s)")
     job.add_argument("--seed", type=int, default=0, help="of the drawing, the folds and the fit (%(default)s)")
+
+    job = jobs.add_parser("rank", help="order unlabelled scans by what labelling them would teach")
+    job.set_defaults(job=_rank)
+    job.add_argument("inputs", nargs="+", metavar="INPUT", help="image files, folders or globs; DICOM with pydicom")
+    job.add_argument("--output", default="ranking", help="folder for ranking.csv and ranking.png (%(default)s)")
+    job.add_argument("--shown", type=int, default=20, help="scans on the picture (%(default)s)")
+    job.add_argument("--model", help="checkpoint folder or Hub name; the bundled one if left out")
 
     job = jobs.add_parser("card", help="write the model card from the results of an evaluation")
     job.set_defaults(job=_card)
@@ -243,6 +260,8 @@ def _predict(
     box: list[float] | None,
     resume: bool,
     mm_per_pixel: float | None,
+    formats: list[str],
+    report: bool,
     frame: int,
     **inference: typing.Any,
 ) -> int:
@@ -250,6 +269,7 @@ def _predict(
 
     from accelerate import PartialState
 
+    from .inference.formats import check
     from .inference.predict import predict
 
     prompts: dict[str, typing.Any] = {}
@@ -261,13 +281,16 @@ def _predict(
         prompts["input_boxes"] = [box]
     if mm_per_pixel is not None and not 0 < mm_per_pixel < math.inf:
         raise ValueError(f"--mm-per-pixel {mm_per_pixel:g} must be a length above 0.")
+    for format in formats:
+        check(format)
     model, processor, batch_size, options = _loaded(**inference)
-    report = predict(
-        model, processor, inputs, output, batch_size, prompts, resume, False, mm_per_pixel, frame, **options
-    )
+    options |= {"mm_per_pixel": mm_per_pixel, "formats": formats, "report": report, "frame": frame}
+    done = predict(model, processor, inputs, output, batch_size, prompts, resume, **options)
     if PartialState().is_main_process:
-        _print_predictions(report, output)
-    return 2 if report.problems else 0
+        _print_predictions(done, output)
+        if report:
+            print(f"To look through: {output}/report.html")
+    return 2 if done.problems else 0
 
 
 def _print_predictions(report: "PredictionReport", output: str) -> None:
@@ -377,6 +400,21 @@ def _adapt(data: str, output: str, images: int | None, model: str | None, steps:
         return 2
     print(f"kept: {kept}; use it with --model {output}")
     return 0
+
+
+def _rank(inputs: list[str], output: str, shown: int, model: str | None) -> int:
+    from .inference.checkpoints import load_checkpoint
+    from .inference.rank import rank_files
+
+    if shown < 1:
+        raise ValueError(f"--shown {shown} must be 1 or more.")
+    ranked, problems = rank_files(*load_checkpoint(model), inputs, output, shown)
+    for place, one in enumerate(ranked[:shown], 1):
+        print(f"{place:3}. {one.name}")
+    print(f"{len(ranked)} scans ranked; all of them are in {output}/ranking.csv, the first {shown} in ranking.png.")
+    for problem in problems:
+        print(f"sfrecsam: {problem}", file=sys.stderr)
+    return 2 if problems else 0
 
 
 def _card(folder: str, name: str, license: str, readme: str | None) -> None:

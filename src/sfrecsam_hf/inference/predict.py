@@ -1,7 +1,7 @@
 """Segments files, folders and globs into pictures and tables, in constant memory, on any number of processes."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -22,14 +22,17 @@ from ..data.dicom import DICOM_EXTENSIONS, Calibration, is_dicom, read_dicom
 from ..modeling.image_reading import max_megapixels, read_rgb
 from ..modeling.modeling_sfrecsam import SFRecSamModel
 from ..modeling.segmentation import Segmentation, segment_batch
+from .formats import Answer, check, encoded, joined_coco
 from .identity import checkpoint_hash, content_hash
 from .inputs import WRITER, Picture, find_pictures, shown
 from .predict_clip import ClipReport, predict_clip
+from .report import write_report
 from .tables import REMEMBERED, Part, Row, Tables, rows_of
-from .visualization import ADDED, AXES, CONTOUR, REMOVED, VIRIDIS, corrections, heatmap, keyed, overlay, with_axes
+from .visualization import ADDED, CONTOUR, REMOVED, VIRIDIS, answer_picture, corrections, heatmap, keyed
 from .writing import in_words, is_full, replacing
 
 UNCERTAINTY = {"1 bit": VIRIDIS[8], "0.5 bit": VIRIDIS[4], "0.25 bit": VIRIDIS[2]}
+Spacing = tuple[float, float] | None
 PATIENCE = timedelta(days=7)  # a process that has done its share waits for the others
 
 
@@ -61,6 +64,7 @@ class _Scan:
     image: PIL.Image.Image
     calibration: Calibration
     content: str
+    is_dicom: bool
 
 
 def predict(
@@ -73,6 +77,8 @@ def predict(
     resume: bool = False,
     quiet: bool = False,
     mm_per_pixel: float | None = None,
+    formats: Sequence[str] = (),
+    report: bool = False,
     frame: int = 1,
     **options: Any,
 ) -> PredictionReport:
@@ -93,6 +99,8 @@ def predict(
         resume (`bool`): Keep an image's row of an earlier run if path, content, settings and checkpoint are the same.
         quiet (`bool`): No progress bar.
         mm_per_pixel (`float`, *optional*): Size of a pixel in images that do not tell it themselves.
+        formats (`Sequence[str]`): Of [`~sfrecsam_hf.inference.formats.FORMATS`], beside the pictures.
+        report (`bool`): Also write `report.html`, a page to look through.
         frame (`int`): Frame of a clip that the prompts are on, counted from 1; followed from there in both directions.
         options: As for [`segment`].
 
@@ -101,11 +109,14 @@ def predict(
         OSError: The output folder cannot be written to, or its disk is full. What was done is kept.
         ValueError: There is no scan, or two scans would be written to the same place.
     """
+    for format in formats:
+        check(format)
     found, output = find_pictures(inputs, output), Path(output)
     state = PartialState(cpu=not is_available(), timeout=PATIENCE)
-    settings = (prompts or {}) | options | ({} if mm_per_pixel is None else {"mm_per_pixel": mm_per_pixel})
+    settings = {**(prompts or {}), **options, "mm_per_pixel": mm_per_pixel, "formats": sorted(formats)}
+    settings = {name: value for name, value in settings.items() if value not in (None, [])}
     asked = {"settings": json.dumps(settings, sort_keys=True), "checkpoint": checkpoint_hash(model, processor)}
-    run = _Run(model, processor, output, batch_size, prompts or {}, options, asked, mm_per_pixel)
+    run = _Run(model, processor, output, batch_size, prompts or {}, options, asked, mm_per_pixel, formats)
     clips = [picture for picture in found.pictures if is_clip(picture.path)]
     stills = [picture for picture in found.pictures if picture not in clips]
     names = [picture.name for picture in stills]
@@ -121,7 +132,11 @@ def predict(
         run.segment_clips(clips if state.is_main_process else [], frame, quiet)
         problems = gather_object(list(run.problems.items()))
         if state.is_main_process:
-            Tables.read(output).without(name for name, _ in problems).sorted(names).write(output)
+            tables = Tables.read(output).without(name for name, _ in problems).sorted(names)
+            tables.write(output)
+            _write_joined(output, tables, formats)
+            if report:
+                write_report(output, tables, model.config.presence_threshold)
         state.wait_for_everyone()
         tables = Tables.read(output)
     except OSError as error:
@@ -161,6 +176,7 @@ class _Run:
     options: dict[str, Any]
     asked: dict[str, str]
     mm_per_pixel: float | None
+    formats: Sequence[str]
     problems: dict[str, str] = field(default_factory=dict)
     clips: dict[str, ClipReport] = field(default_factory=dict)
 
@@ -232,7 +248,10 @@ class _Run:
         try:
             spacings = [self._spacing(scan, lesion.placed(answer.mask.shape)) for lesion in answer.lesions]
             row, lesions = rows_of(scan.picture.name, answer, spacings)
-            _write(self.output / scan.picture.name, scan.image, answer, spacings)
+            name, label = shown(scan.picture.path.name), self.model.config.id2label[1]
+            dicom = scan.picture.path if scan.is_dicom else None
+            whole = Answer(name, scan.image, answer, next(iter(spacings), None), dicom, label)
+            _write(self.output / scan.picture.name, whole, spacings, self.formats)
         except Exception as error:
             if isinstance(error, OSError) and is_full(error):
                 raise
@@ -241,7 +260,7 @@ class _Run:
         remembered = (shown(scan.picture.path), scan.content, self.asked["settings"], self.asked["checkpoint"])
         part.add(row | dict(zip(REMEMBERED, remembered, strict=True)), lesions)
 
-    def _spacing(self, scan: _Scan, lesion: np.ndarray) -> tuple[float, float] | None:
+    def _spacing(self, scan: _Scan, lesion: np.ndarray) -> Spacing:
         given = None if self.mm_per_pixel is None else (self.mm_per_pixel, self.mm_per_pixel)
         return scan.calibration.spacing(lesion) or given
 
@@ -255,31 +274,37 @@ def _read(picture: Picture) -> _Scan:
     path = picture.path
     content = content_hash(path)
     if path.suffix.lower() in DICOM_EXTENSIONS or is_dicom(path):
-        return _Scan(picture, *read_dicom(path, shown(path)), content)
-    return _Scan(picture, read_rgb(path), Calibration(), content)
+        return _Scan(picture, *read_dicom(path, shown(path)), content, is_dicom=True)
+    return _Scan(picture, read_rgb(path), Calibration(), content, is_dicom=False)
 
 
-def _write(
-    stem: Path, image: PIL.Image.Image, found: Segmentation, spacings: list[tuple[float, float] | None]
-) -> None:
-    """The pictures of one image: all of them or none."""
-    lines = [lesion.axes(spacing or (1.0, 1.0)) for lesion, spacing in zip(found.lesions, spacings, strict=True)]
-    outlined = with_axes(overlay(image, found.mask), lines)
-    pictures = {
-        "mask": PIL.Image.fromarray(found.mask.astype(np.uint8) * 255),
-        "overlay": keyed(outlined, {"lesion": CONTOUR, "axes": AXES}, found.mask),
-        "uncertainty": keyed(heatmap(image, found.uncertainty), UNCERTAINTY, found.mask),
-        "corrections": keyed(
-            corrections(image, found.initial_mask, found.mask),
-            {"lesion": CONTOUR, "added": ADDED, "removed": REMOVED},
-            found.mask,
-        ),
-    }
+def _write_joined(output: Path, tables: Tables, formats: Sequence[str]) -> None:
+    """One COCO file of all images that have one, beside one for each."""
+    for format in {"coco", "coco-rle"} & set(formats):
+        ending = f"_{format.replace('-', '_')}.json"
+        files = [output / f"{name}{ending}" for name in tables.images if (output / f"{name}{ending}").is_file()]
+        with replacing(output / f"predictions{ending}") as fresh:
+            fresh.write_text(json.dumps(joined_coco(files)), encoding="utf-8")
+
+
+def _write(stem: Path, answer: Answer, spacings: list[Spacing], formats: Sequence[str]) -> None:
+    """The files of one image: all of them or none."""
+    image, found = answer.scan, answer.found
     written_by = PngInfo()
     written_by.add_text("Software", WRITER)
+    changed = {"lesion": CONTOUR, "added": ADDED, "removed": REMOVED}
+    pictures = {
+        "mask": PIL.Image.fromarray(found.mask.astype(np.uint8) * 255),
+        "overlay": answer_picture(image, found, spacings),
+        "uncertainty": keyed(heatmap(image, found.uncertainty), UNCERTAINTY, found.mask),
+        "corrections": keyed(corrections(image, found.initial_mask, found.mask), changed, found.mask),
+    }
     stem.parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as whole:
         for kind, picture in pictures.items():
             fresh = whole.enter_context(replacing(stem.with_name(f"{stem.name}_{kind}.png")))
             # A higher compression takes thrice the time for a tenth less.
             picture.save(fresh, format="PNG", compress_level=1, pnginfo=written_by)
+        for format in formats:
+            for ending, content in encoded(format, answer).items():
+                whole.enter_context(replacing(stem.with_name(stem.name + ending))).write_bytes(content)

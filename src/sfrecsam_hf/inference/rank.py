@@ -9,13 +9,17 @@ from typing import Any
 import numpy as np
 import PIL.Image
 import torch
+from PIL.PngImagePlugin import PngInfo
 from scipy.stats import rankdata
 from tqdm import tqdm
 
+from ..data.dicom import is_dicom, read_dicom
 from ..modeling.image_reading import read_rgb
 from ..modeling.modeling_sfrecsam import SFRecSamModel
 from ..modeling.segmentation import segment
+from .inputs import WRITER, find_pictures
 from .visualization import contact_sheet, overlay
+from .writing import replacing
 
 TABLE = "ranking.csv"
 SHEET = "ranking.png"
@@ -42,10 +46,10 @@ class Ranked:
 
 
 def rank(
-    model: SFRecSamModel, processor: Any, scans: Iterable[tuple[str, Any]], batch_size: int = 4, quiet: bool = False
+    model: SFRecSamModel, processor: Any, scans: Iterable[tuple[str, Any]], total: int | None = None
 ) -> list[Ranked]:
     """
-    Orders scans by what labelling them would teach, the most first.
+    Orders scans by what labelling them would teach, the most first; one scan is in memory at a time.
 
     A scan teaches where the mask is uncertain and where the presence score is near its threshold. Of scans that are
     alike one is enough: each next scan is the best by the sum of three ranks, the third being the distance of its
@@ -55,18 +59,16 @@ def rank(
         model ([`SFRecSamModel`]): In evaluation mode.
         processor ([`SFRecSamProcessor`]): Belonging to the model.
         scans (`Iterable[tuple]`): Name and image of each scan.
-        batch_size (`int`): Images per batch.
-        quiet (`bool`): No progress bar.
+        total (`int`, *optional*): How many there are, for the progress bar.
     """
-    names, images = [], []
-    for name, image in scans:
+    names, embeddings, uncertainties, presences = [], [], [], []
+    for name, image in tqdm(scans, desc="looking", total=total):
+        (found,) = segment(model, processor, [image], presence_threshold=0.0)
         names.append(name)
-        images.append(image)
-    described = tqdm(zip(names, images, strict=True), total=len(names), desc="looking", disable=quiet)
-    embeddings = np.stack([_embedding(model, processor, image) for _, image in described])
-    found = list(segment(model, processor, images, batch_size, presence_threshold=0.0))
-    uncertainty = np.array([_uncertainty(one.uncertainty, one.probability) for one in found])
-    presence = np.array([one.presence for one in found])
+        embeddings.append(_embedding(model, processor, image))
+        uncertainties.append(_uncertainty(found.uncertainty, found.probability))
+        presences.append(found.presence)
+    embedded, uncertainty, presence = np.stack(embeddings), np.array(uncertainties), np.array(presences)
     undecided = -np.abs(presence - model.config.presence_threshold)
     worth = (rankdata(uncertainty) + rankdata(undecided)) / len(names)
     ranked: list[Ranked] = []
@@ -76,7 +78,7 @@ def rank(
         novelty = rankdata(nearest[left]) / len(left)
         best = left.pop(int(np.argmax(worth[left] + novelty)))
         ranked.append(Ranked(names[best], float(uncertainty[best]), float(presence[best]), float(nearest[best])))
-        nearest = np.minimum(nearest, 1 - embeddings @ embeddings[best])
+        nearest = np.minimum(nearest, 1 - embedded @ embedded[best])
     return ranked
 
 
@@ -97,31 +99,57 @@ def _uncertainty(entropy: np.ndarray, probability: np.ndarray) -> float:
     return float(entropy[possible].mean()) if possible.any() else float(entropy.max())
 
 
-def write_ranking(
-    model: SFRecSamModel, processor: Any, ranked: list[Ranked], scans: dict[str, Any], output: str | Path, shown: int
-) -> None:
+def rank_files(
+    model: SFRecSamModel, processor: Any, inputs: list[str], output: str | Path, shown: int
+) -> tuple[list[Ranked], list[str]]:
     """
-    Writes `ranking.csv`, all scans in their order, and `ranking.png`, the first ones under their masks.
+    Ranks the scans among files, folders and globs; writes `ranking.csv`, and the first ones as `ranking.png`.
 
     Args:
         model ([`SFRecSamModel`]): In evaluation mode.
         processor ([`SFRecSamProcessor`]): Belonging to the model.
-        ranked (`list[Ranked]`): From [`rank`].
-        scans (`dict[str, Any]`): Images by name.
+        inputs (`list[str]`): As for [`~sfrecsam_hf.inference.predict.predict`].
         output (`str`): Folder; made if need be.
-        shown (`int`): Scans on the sheet.
+        shown (`int`): Scans on the picture.
+
+    Returns:
+        The scans in their order, and a sentence for each file that could not be read.
+
+    Raises:
+        FileNotFoundError, ValueError: There is no scan.
     """
     output = Path(output)
+    found = find_pictures(inputs, output)
+    problems = list(found.missing)
+    readable: dict[str, Path] = {}
+    for picture in found.pictures:
+        try:
+            _read(picture.path)
+        except (OSError, ValueError) as error:
+            problems.append(str(error))
+        else:
+            readable[picture.name] = picture.path
+    if not readable:
+        raise ValueError(f"None of the {len(found.pictures)} scans can be read: {problems[0]}")
+    ranked = rank(model, processor, ((name, _read(path)) for name, path in readable.items()), total=len(readable))
     output.mkdir(parents=True, exist_ok=True)
-    with (output / TABLE).open("w", newline="") as file:
+    with replacing(output / TABLE) as fresh, fresh.open("w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
         for place, one in enumerate(ranked, 1):
             values = {name: f"{getattr(one, name):.4f}" for name in COLUMNS[2:]}
             writer.writerow({"rank": place, "image": one.name, **values})
     first = ranked[:shown]
-    pictures: list[PIL.Image.Image] = [read_rgb(scans[one.name], name=one.name) for one in first]
-    found = segment(model, processor, pictures, presence_threshold=0.0)
-    tiles = [overlay(picture, one.mask) for picture, one in zip(pictures, found, strict=True)]
-    captions = [f"{place}. {one.name}" for place, one in enumerate(first, 1)]
-    contact_sheet(tiles, captions).save(output / SHEET)
+    pictures = [_read(readable[one.name]) for one in first]
+    found_masks = segment(model, processor, pictures, presence_threshold=0.0)
+    tiles = [overlay(picture, one.mask) for picture, one in zip(pictures, found_masks, strict=True)]
+    sheet = contact_sheet(tiles, [f"{place}. {one.name}" for place, one in enumerate(first, 1)])
+    written_by = PngInfo()
+    written_by.add_text("Software", WRITER)
+    with replacing(output / SHEET) as fresh:
+        sheet.save(fresh, format="PNG", pnginfo=written_by)
+    return ranked, problems
+
+
+def _read(path: Path) -> PIL.Image.Image:
+    return read_dicom(path)[0] if is_dicom(path) else read_rgb(path)

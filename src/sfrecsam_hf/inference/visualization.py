@@ -10,6 +10,7 @@ from scipy import ndimage
 
 from ..modeling.image_reading import read_rgb
 from ..modeling.lesions import Axes
+from ..modeling.segmentation import Segmentation
 
 LINE = 2
 CONTOUR = (255, 194, 10)
@@ -17,6 +18,10 @@ TRUTH = (64, 176, 255)
 ADDED = (26, 133, 255)
 REMOVED = (230, 97, 0)
 AXES = (255, 255, 255)
+# Black outside, and eight colours (Okabe and Ito) again and again for numbered lesions.
+LESION_COLOURS = [(230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66)]
+LESION_COLOURS += [(0, 114, 178), (213, 94, 0), (204, 121, 167), (255, 255, 255)]
+LABEL_COLOURS = [(0, 0, 0), *(LESION_COLOURS * 32)[:255]]
 # Nine steps of viridis (matplotlib), so that a prediction needs no plotting library.
 VIRIDIS = [(68, 1, 84), (71, 45, 123), (59, 82, 139), (44, 114, 142), (33, 145, 140), (40, 174, 128)]
 VIRIDIS += [(94, 201, 98), (173, 220, 48), (253, 231, 37)]
@@ -58,6 +63,22 @@ def with_axes(picture: PIL.Image.Image, lesions: list[Axes]) -> PIL.Image.Image:
         for line in (lesion.longest_line, lesion.perpendicular_line):
             draw.line([tuple(end) for end in line], fill=AXES, width=width)
     return drawn
+
+
+def answer_picture(
+    image: PIL.Image.Image, found: Segmentation, spacings: list[tuple[float, float] | None]
+) -> PIL.Image.Image:
+    """
+    The image with the outlines of its lesions, their axes and a colour key.
+
+    Args:
+        image (`PIL.Image.Image`): Any mode.
+        found ([`Segmentation`]): Its answer.
+        spacings (`list`): Height and width of a pixel at each lesion, or None where pixels are square.
+    """
+    lines = [lesion.axes(spacing or (1.0, 1.0)) for lesion, spacing in zip(found.lesions, spacings, strict=True)]
+    picture = with_axes(overlay(image, found.mask), lines)
+    return keyed(picture, {"lesion": CONTOUR, "axes": AXES}, found.mask)
 
 
 def keyed(
