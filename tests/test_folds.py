@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from conftest import TINY_PARTS
+from safetensors.torch import load_file
 
 from sfrecsam_hf import SFRecSamModel, TrainingConfig
 from sfrecsam_hf.data.training_record import TrainingRecord, prints
@@ -85,6 +86,15 @@ def test_the_final_model_has_the_correctors_of_all_folds(run):
         for part in ("fold-1", "fold-2", "final")
     ]
     assert all(not torch.equal(taught[2], other) for other in taught[:2])
+
+
+def test_the_final_weights_are_stored_in_half_and_loaded_in_full(run):
+    stored = load_file(run / "final" / "best" / "model.safetensors")
+    assert {value.dtype for value in stored.values()} == {torch.float16}
+    model = SFRecSamModel.from_pretrained(run / "final" / "best")
+    assert {value.dtype for value in model.state_dict().values()} == {torch.float32}
+    name = "corrector.false_positive.leave.weight"
+    assert torch.equal(model.state_dict()[name].half(), stored[name])
 
 
 def test_parts_that_have_ended_are_not_done_again(run, busi_folder, objections, capsys):
