@@ -98,6 +98,10 @@ class SFRecSamConfig(SamConfig):
     Configuration of [`SFRecSamModel`].
 
     Args:
+        target (`str`, defaults to `"lesion"`):
+            What the masks outline; the label of the foreground, in pipelines and in the card.
+        modality (`str`, defaults to `"breast ultrasound"`):
+            What the images are; the card tells it.
         fusion (`str`, defaults to `"spatial-frequency"`):
             What the convolutional branch adds to SAM: `"none"` (no branch features), `"spatial"` (convolutional
             features) or `"spatial-frequency"` (with the learnable filter in the Fourier domain).
@@ -171,6 +175,8 @@ class SFRecSamConfig(SamConfig):
         "vision_config": SFRecSamVisionConfig,
     }
 
+    target: str = "lesion"
+    modality: str = "breast ultrasound"
     fusion: str = "spatial-frequency"
     branch_width: float | int = 1.0
     branch_depth: float | int = 1.0
@@ -204,8 +210,15 @@ class SFRecSamConfig(SamConfig):
         prompt.image_embedding_size = vision.image_size // vision.patch_size
         vision.fused_channels = 0 if self.fusion == "none" else self.branch_channels[STRIDES.index(16)]
         self.mask_stride = self.mask_stride or vision.patch_size // 4
-        self.id2label, self.label2id = {0: "background", 1: "lesion"}, {"background": 0, "lesion": 1}
+        self.name_target(self.target)
         self._check_ranges()
+
+    def name_target(self, target: str) -> None:
+        """Sets what the masks outline, in all three places where transformers looks for it."""
+        if not target.strip() or target == "background":
+            raise ValueError(f"target={target!r} must name what the masks outline, such as 'lesion' or 'fetal head'.")
+        self.target = target
+        self.id2label, self.label2id = {0: "background", 1: target}, {"background": 0, target: 1}
 
     def _check_ranges(self) -> None:
         if self.fusion not in FUSIONS:

@@ -19,7 +19,7 @@ from .card_tables import Evaluation, count, decimals, number_of, percent, percen
 from .card_training import Training
 from .hub_results import model_index, write_eval_results
 
-TAGS = ["breast-ultrasound", "medical", "segment-anything", "uncertainty", "sf-recsam"]
+TAGS = ["medical", "segment-anything", "uncertainty", "sf-recsam"]
 
 
 def write_card(folder: str | Path, name: str = "org/sf-recsam", license: str = "apache-2.0") -> Path:
@@ -55,7 +55,7 @@ def build_card(folder: Path, evaluations: list[Evaluation], name: str, license: 
         license=license,
         library_name="transformers",
         pipeline_tag="image-segmentation",
-        tags=TAGS,
+        tags=[model.modality.lower().replace(" ", "-"), *TAGS],
         datasets=training.identifiers if training else None,
         metrics=list(METRICS),
         base_model=model.base_model,

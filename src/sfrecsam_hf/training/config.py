@@ -43,6 +43,14 @@ class TrainingConfig:
     model: str = field(
         default="tiny", metadata={"help": "tiny, base, or a checkpoint to start from: a folder or a name on the Hub."}
     )
+    target: str | None = field(
+        default=None,
+        metadata={"help": "What the masks outline, such as lesion or fetal head. Without it, what the model says."},
+    )
+    modality: str | None = field(
+        default=None,
+        metadata={"help": "What the images are, such as breast ultrasound. Without it, what the model says."},
+    )
     sam: str | None = field(
         default=None,
         metadata={"help": "Segment Anything to extend: a folder, a name on the Hub, or a .pth file."},

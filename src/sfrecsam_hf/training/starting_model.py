@@ -20,16 +20,18 @@ def build_model(config: TrainingConfig) -> SFRecSamModel:
     A named size with random weights, a SAM extended, or a checkpoint of our own, at the input size asked for.
 
     Args:
-        config ([`TrainingConfig`]): Its `sam`, `model`, `image_size` and `overrides` are read.
+        config ([`TrainingConfig`]): Its `sam`, `model`, `image_size`, `overrides`, `target` and `modality` are read.
 
     Raises:
         FileNotFoundError: There is no such checkpoint.
         ValueError: The overrides are unknown, out of range, or given for a checkpoint, or no tokens fit the size.
     """
     model = _source(config)
-    if config.image_size in (None, model.config.vision_config.image_size):
-        return model
-    return resized(model, config.image_size)
+    if config.image_size not in (None, model.config.vision_config.image_size):
+        model = resized(model, config.image_size)
+    model.config.name_target(config.target or model.config.target)
+    model.config.modality = config.modality or model.config.modality
+    return model
 
 
 def resized(model: SFRecSamModel, image_size: int) -> SFRecSamModel:
