@@ -4,13 +4,14 @@ import json
 
 import datasets
 import numpy as np
+import PIL.Image
 import pytest
 from conftest import scan
 from datasets import Dataset, DatasetDict
 
 from sfrecsam_hf import load_busi, load_folder
 from sfrecsam_hf.cli import main
-from sfrecsam_hf.data.hub import stream
+from sfrecsam_hf.data.hub import fetch_images
 from sfrecsam_hf.data.inspection import inspect
 from sfrecsam_hf.data.splits import load_split
 
@@ -66,13 +67,32 @@ def test_others_name_their_columns_otherwise(hub):
     assert np.array_equal(np.asarray(found[0]["mask"]), np.asarray(mask))
 
 
-def test_images_stream_with_their_names(published, busi_folder):
-    names = [name for name, _ in stream("org/in-parts", "val")]
-    assert names == published["validation"]["name"][:]
-    name, image = next(iter(stream("org/in-one-piece")))
-    local = load_busi(busi_folder)[0]
-    assert name == local["name"]
-    assert np.array_equal(np.asarray(image), np.asarray(local["image"].convert("RGB")))
+def test_images_stream_into_files_with_their_names(published, busi_folder):
+    folder = fetch_images("org/in-parts")
+    found = {str(path.relative_to(folder)) for path in folder.rglob("*.png")}
+    named = {f"{split}/{name}" for split, rows in published.items() for name in rows["name"]}
+    assert found == named
+    row = published["validation"][0]
+    assert np.array_equal(np.asarray(PIL.Image.open(folder / "validation" / row["name"])), np.asarray(row["image"]))
+
+
+def test_names_of_others_stay_below_the_cache(hub):
+    image = scan(40, 50, 3)[0]
+    features = datasets.Features({"image": datasets.Image(), "name": datasets.Value("string")})
+    names = ["../../../outside.png", "/etc/scan", ".."]
+    Dataset.from_dict({"image": [image] * 3, "name": names}, features=features).push_to_hub("org/hostile")
+    folder = fetch_images("org/hostile")
+    found = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    assert found == {"outside.png", "etc/scan.png", "image.png"}
+
+
+def test_predict_takes_a_name(published, tiny_checkpoint, tmp_path, capsys):
+    options = ["--model", str(tiny_checkpoint), "--samples", "1", "--output", str(tmp_path)]
+    assert main(["predict", "org/in-parts", *options]) == 0
+    assert "20 images segmented" in capsys.readouterr().out
+    assert (tmp_path / "validation").is_dir()
+    assert main(["predict", "org/nowhere", *options]) == 2
+    assert "org/nowhere is neither a folder nor a zip here" in capsys.readouterr().err
 
 
 def test_evaluate_takes_a_name(published, tiny_checkpoint, tmp_path):

@@ -13,7 +13,7 @@ if typing.TYPE_CHECKING:
 
 PASSES = "stochastic passes for the uncertainty; with 0 a small head predicts it; the model's own if left out"
 # The extra that brings a package, for what `train` does not bring.
-EXTRAS = {"gradio": "demo", "onnx": "export", "onnxscript": "export", "onnxruntime": "export", "peft": "lora"}
+EXTRAS = {"gradio": "demo", "onnx": "export", "onnxscript": "export", "onnxruntime": "export"}
 EXTRAS |= {"av": "video", "pydicom": "dicom", "pylibjpeg": "dicom", "highdicom": "formats", "nibabel": "formats"}
 
 

@@ -148,11 +148,7 @@ def _through_window(dataset: Any, values: np.ndarray) -> tuple[np.ndarray, float
 
 
 def calibration_of(dataset: Any) -> Calibration:
-    """
-    What a header tells of the size of pixels.
-
-    A region that is not in centimetres, or whose pixels have no size, tells nothing.
-    """
+    """What a header tells of the size of pixels. A region without centimetres, or without a size, tells nothing."""
     regions = dataset.get("SequenceOfUltrasoundRegions")
     if regions:
         return Calibration(regions=[found for region in regions if (found := _region(region)) is not None])

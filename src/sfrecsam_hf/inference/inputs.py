@@ -10,7 +10,7 @@ import PIL.Image
 
 from ..data.clips import VIDEO, written_by
 from ..data.dicom import is_dicom, is_segmentation
-from ..data.files import File, files_of
+from ..data.files import File, files_of, is_hub_name
 from ..data.pairing import masks_among
 from ..modeling.image_reading import EXTENSIONS
 
@@ -107,6 +107,10 @@ def _members(entry: str) -> list[File]:
     path = Path(entry)
     if _exists(path):
         return files_of(path) if path.is_dir() else [File(PurePosixPath(path.name), path, entry)]
+    if is_hub_name(entry):
+        from ..data.hub import fetch_images
+
+        return files_of(fetch_images(entry))
     plain = [*takewhile(lambda part: not set(part) & set("*?["), path.parts)]
     top = Path(*plain)
     if len(plain) == len(path.parts):

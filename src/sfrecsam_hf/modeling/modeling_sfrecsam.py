@@ -541,7 +541,7 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
         batch, prompts, alternatives = decoded.iou_scores.shape
         images, target = checked_labels(labels, batch, prompts, prompt_labels)
         valid = prompted.image_embeddings.valid_region
-        terms = {}
+        terms: dict[str, Tensor] = {}
         if self.training_stage != 2:
             three = self.decode(prompted, multimask_output=True)
             terms |= base_losses(

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from copy import copy
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import PIL.Image
@@ -21,7 +21,13 @@ PROMPTS = ("input_points", "input_labels", "input_boxes")
 OPTIONS = ("mc_samples", "suspicion_threshold", "presence_threshold", "correctors", "mirror", "tidy")
 
 
-class _SFRecSamPipeline:
+if TYPE_CHECKING:  # what all pipelines have; each brings its own base
+    from transformers import Pipeline as AnyPipeline
+else:
+    AnyPipeline = object
+
+
+class _SFRecSamPipeline(AnyPipeline):
     """What the pipelines share: an image processor alone is loaded, and what is saved loads by every Auto class."""
 
     _load_image_processor = True
@@ -101,8 +107,10 @@ class LesionSegmentationPipeline(_SFRecSamPipeline, Pipeline):
     def _sanitize_parameters(self, **parameters: Any) -> tuple[dict, dict, dict]:
         if unknown := sorted(parameters.keys() - {*PROMPTS, *OPTIONS}):
             raise ValueError(f"{', '.join(unknown)}: this pipeline takes only {', '.join((*PROMPTS, *OPTIONS))}.")
-        chosen = [{name: parameters[name] for name in names if name in parameters} for names in (PROMPTS, OPTIONS)]
-        return *chosen, {}
+        prompts, options = (
+            {name: parameters[name] for name in names if name in parameters} for names in (PROMPTS, OPTIONS)
+        )
+        return prompts, options, {}
 
     def preprocess(self, image: Any, **prompts: Any) -> dict[str, Any]:
         """Reads one image and takes its prompts along."""
@@ -150,7 +158,7 @@ class SFRecSamMaskGenerationPipeline(_SFRecSamPipeline, MaskGenerationPipeline):
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         # The frame is cut off the image, and not off the crops that the grid makes of its scan.
-        self.image_processor = copy(self.image_processor)
+        self.image_processor: Any = copy(self.image_processor)
         self.image_processor.do_crop_border = False
 
     def preprocess(self, image: ImageLike, **grid: Any) -> Iterator[dict[str, Any]]:

@@ -12,7 +12,7 @@ from .prompts import ABSENT
 from .scan_frame import ScanFrame
 
 
-class SFRecSamProcessorKwargs(ProcessingKwargs, total=False):
+class SFRecSamProcessorKwargs(ProcessingKwargs, total=False):  # type: ignore[call-arg]
     """What [`SFRecSamProcessor`] passes on to its image processor."""
 
     images_kwargs: SFRecSamImageProcessorKwargs

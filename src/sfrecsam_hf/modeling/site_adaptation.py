@@ -16,7 +16,11 @@ FILE = "adaptation.safetensors"
 BUNDLED = "bundled"  # the name of the checkpoint that comes with the package, which has no other that everybody knows
 PROVENANCE = ("adapted_from", "adapted_revision", "adapted_fingerprint")
 NORMS = (nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm)
-PARTS: dict[str, type | tuple[type, ...]] = {"filters": FrequencyFilter, "gates": AttentionFusion, "norms": NORMS}
+PARTS: dict[str, tuple[type[nn.Module], ...]] = {
+    "filters": (FrequencyFilter,),
+    "gates": (AttentionFusion,),
+    "norms": NORMS,
+}
 
 
 def site_weights(model: nn.Module, parts: tuple[str, ...] = tuple(PARTS)) -> dict[str, nn.Parameter]:
@@ -33,7 +37,7 @@ def site_weights(model: nn.Module, parts: tuple[str, ...] = tuple(PARTS)) -> dic
     """
     if unknown := set(parts) - set(PARTS):
         raise ValueError(f"parts={sorted(unknown)} are unknown; choose from {sorted(PARTS)}.")
-    kinds = tuple(kind for part in parts for kind in (PARTS[part] if part == "norms" else (PARTS[part],)))
+    kinds = tuple(kind for part in parts for kind in PARTS[part])
     chosen = {
         f"{prefix}.{name}": parameter
         for prefix, module in model.named_modules()
