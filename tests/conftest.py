@@ -95,9 +95,9 @@ def tiny_model(**overrides) -> SFRecSamModel:
     return model
 
 
-def tiny_sam(window_size: int = 4) -> SamModel:
+def tiny_sam(window_size: int = 4, patch_size: int = 8) -> SamModel:
     """A plain `SamModel` of the same geometry."""
-    vision = {**TINY_PARTS["vision_config"], "window_size": window_size}
+    vision = {**TINY_PARTS["vision_config"], "window_size": window_size, "patch_size": patch_size}
     vision.pop("adapter_dim")
     prompt = {**TINY_PARTS["prompt_encoder_config"], "image_size": IMAGE_SIZE, "patch_size": vision["patch_size"]}
     decoder = TINY_PARTS["mask_decoder_config"]

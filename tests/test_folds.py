@@ -109,3 +109,9 @@ def test_parts_that_have_ended_are_not_done_again(run, busi_folder, objections, 
 def test_validation_data_are_refused(busi_folder, tmp_path):
     with pytest.raises(ValueError, match="validation must be left out with --folds"):
         train_folds(settings(busi_folder, tmp_path, validation=[str(busi_folder)]), FOLDS)
+
+
+def test_two_folders_of_one_name_are_refused(busi_folder, tmp_path):
+    twice = TrainingConfig(train=[str(busi_folder), str(busi_folder)], output=str(tmp_path / "run"))
+    with pytest.raises(ValueError, match="two folders of one name"):
+        train_folds(twice, FOLDS)

@@ -97,3 +97,17 @@ def test_a_plain_sam_checkpoint_keeps_its_answer_with_every_fusion(tmp_path, ima
     for fusion in ("none", "spatial", "spatial-frequency"):
         extended = SFRecSamModel.from_sam(str(tmp_path), fusion=fusion)
         assert torch.allclose(extended(image, input_boxes=BOXES).pred_masks, expected, atol=1e-4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("patch_size", "stride"), [(8, 8), (16, 16), (16, 8)])
+def test_the_distance_of_tokens_does_not_matter(tmp_path, image, patch_size, stride):
+    sam = tiny_sam(patch_size=patch_size, window_size=2)
+    sam.save_pretrained(tmp_path)
+    extended = SFRecSamModel.from_sam(str(tmp_path), patch_stride=stride)
+    muted = SFRecSamModel.from_sam(str(tmp_path), patch_stride=stride, fusion="none")
+    masks = extended(image, input_boxes=BOXES).initial_masks
+    assert torch.allclose(masks, muted(image, input_boxes=BOXES).initial_masks, atol=1e-4)
+    if stride == patch_size:
+        expected = sam(image, input_boxes=BOXES, multimask_output=False).pred_masks
+        assert torch.allclose(masks, expected, atol=1e-4)

@@ -28,11 +28,11 @@ STRIDES = (2, 4, 8, 16, 32)
 
 def scaled_stages(width: float, depth: float) -> list[tuple[int, int, int, int, int]]:
     """`STAGES` with as many times the channels and the blocks; the first and the last keep their one block."""
-    outer = (0, len(STAGES) - 1)
-    return [
-        (*shape, _rounded(channels * width), blocks if index in outer else math.ceil(blocks * depth))
-        for index, (*shape, channels, blocks) in enumerate(STAGES)
-    ]
+    scaled = []
+    for index, (kernel, stride, expansion, channels, blocks) in enumerate(STAGES):
+        repeated = blocks if index in (0, len(STAGES) - 1) else math.ceil(blocks * depth)
+        scaled.append((kernel, stride, expansion, _rounded(channels * width), repeated))
+    return scaled
 
 
 def pyramid_channels(width: float) -> tuple[int, ...]:

@@ -93,6 +93,8 @@ class FoldedRun:
             apply_splits(found, config.splits)
         self.sources = [to_dataset(source, source.samples) for source in found]
         self.names = [Path(source).name.removesuffix(".zip") for source in config.train]
+        if len(set(self.names)) < len(self.names):
+            raise ValueError(f"train names two folders of one name ({', '.join(self.names)}); rename one of them.")
         self.dealt = grouped_folds(self.sources, folds, config.seed)
         if config.exclude is not None:
             exclude(found, config.exclude)
