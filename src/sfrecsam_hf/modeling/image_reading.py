@@ -189,7 +189,7 @@ def open_image(file: Path | BinaryIO, name: str) -> PIL.Image.Image:
         raise ValueError(f"{name} is not an image that Pillow can read; {remedy}.") from error
     frames = getattr(image, "n_frames", 1)
     if image.format != "MPO" and frames > 1:  # a camera's MPO is one picture and its previews
-        raise ValueError(f"{name} has {frames} frames; export the one to use.")
+        raise ValueError(f"{name} has {frames} frames; export the one to use, or give it to `sfrecsam predict`.")
     _reduce(image, name)
     return image
 
