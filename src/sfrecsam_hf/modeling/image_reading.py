@@ -124,7 +124,7 @@ def _lesion(values: np.ndarray, name: str) -> np.ndarray:
 
 def _fill_areas(values: np.ndarray, low: np.ndarray, top: float) -> bool:
     """Whether most values up to one half stand in a square of four equals: labels do, edges and noise do not."""
-    if len(np.unique(values[low])) > 2:
+    if values.dtype == np.uint8 and len(np.unique(values[low])) > 2:  # what a JPEG leaves; it has 8 bits
         low = low & (values > NOISE * top)
     same = (values[:-1, :-1] == values[1:, 1:]) & (values[:-1, :-1] == values[:-1, 1:])
     same &= values[:-1, :-1] == values[1:, :-1]

@@ -129,14 +129,14 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
         from safetensors import SafetensorError
 
         from .adapters_only import load_base
-        from .site_adaptation import load_adapted
+        from .site_adaptation import adaptation_of, load_adapted
         from .whole_checkpoint import refuse_damaged, without_report
 
         source = pretrained_model_name_or_path
         access = {name: kwargs[name] for name in ("token", "cache_dir", "local_files_only") if name in kwargs}
         if source is not None:
-            settings, _ = SFRecSamConfig.get_config_dict(source, revision=kwargs.get("revision"), **access)
-            if settings.get("adapted_from"):
+            settings = adaptation_of(source, revision=kwargs.get("revision"), **access)
+            if settings is not None:
                 return load_adapted(cls, source, settings, *model_args, **kwargs)
         judged = source is not None and not kwargs.get("output_loading_info")
         try:

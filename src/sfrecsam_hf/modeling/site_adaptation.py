@@ -1,6 +1,9 @@
 """What a site changes of a checkpoint: a few thousand weights, kept as a small file that names its base (METHOD 9)."""
 
 import hashlib
+import json
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +101,29 @@ def load_adaptation(model: PreTrainedModel, folder: str, **access: Any) -> None:
     _add(model, state, deltas)
 
 
+def adaptation_of(folder: str, **access: Any) -> dict[str, Any] | None:
+    """
+    The configuration of an adaptation, or None where a folder or Hub name holds something else.
+
+    Args:
+        folder (`str`): Folder or Hub name.
+        access: `revision`, `token`, `cache_dir` and `local_files_only`, as for `from_pretrained`.
+    """
+    path = cached_file(
+        folder,
+        "config.json",
+        _raise_exceptions_for_gated_repo=False,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+        **access,
+    )
+    try:
+        settings = json.loads(Path(path).read_text()) if path else None
+    except ValueError:  # damaged, which is said where the checkpoint is loaded
+        return None
+    return settings if isinstance(settings, dict) and settings.get("adapted_from") else None
+
+
 def load_adapted(
     model_class: type[PreTrainedModel], folder: str, settings: dict[str, Any], *model_args: Any, **kwargs: Any
 ) -> PreTrainedModel:
@@ -116,13 +142,11 @@ def load_adapted(
     """
     base = settings["adapted_from"]
     if base == BUNDLED:
-        try:  # known where the package is installed; remote code alone has no bundled checkpoint
-            from sfrecsam_hf import bundled_checkpoint
-        except ImportError as error:
+        if find_spec("sfrecsam_hf") is None:  # remote code alone has no bundled checkpoint
             raise FileNotFoundError(
                 f"{folder} was adapted from the checkpoint that comes with the package; run `pip install sfrecsam-hf`."
-            ) from error
-        base = bundled_checkpoint()
+            )
+        base = import_module("sfrecsam_hf").bundled_checkpoint()
     own = {name: kwargs.pop(name) for name in ("config", "revision", "output_loading_info") if name in kwargs}
     access = {name: kwargs[name] for name in ("token", "cache_dir", "local_files_only") if name in kwargs}
     model = model_class.from_pretrained(base, *model_args, revision=settings["adapted_revision"] or "main", **kwargs)
