@@ -196,7 +196,14 @@ class _AnyImage(Backend):
             `numpy.ndarray` of shape `(original height, original width)` for each.
         """
         (frame,) = self._frames([original_size], None if scan_box is None else [scan_box])
-        probability = self.restore(smoothed(logits.float().sigmoid()), original_size, frame.box)
+        reshaped = self._get_preprocess_shape(frame.scan_size[::-1], self.size["longest_edge"])
+        rows, columns = (
+            math.ceil(side * extent / self.size["longest_edge"])
+            for side, extent in zip(reshaped, logits.shape[-2:], strict=True)
+        )
+        blurred = torch.zeros_like(logits, dtype=torch.float32)  # padding must not blur into the edge of the scan
+        blurred[:, :rows, :columns] = smoothed(logits[:, :rows, :columns].float().sigmoid())
+        probability = self.restore(blurred, original_size, frame.box)
         left, top, right, bottom = frame.box
         scan = None if picture is None else picture.crop(frame.box)
         masks = (probability[:, top:bottom, left:right] > 0.5).cpu().numpy()
