@@ -20,8 +20,6 @@ from sfrecsam_hf.inference.checkpoints import load_checkpoint
 ROOT = Path(__file__).resolve().parents[1]
 SCAN = SAMPLES / "bus_0180-l.png"
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory) -> Path:
