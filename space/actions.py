@@ -83,8 +83,8 @@ class Actions:
     ) -> None:
         """Opens a file that was dropped on the viewer, pasted, or picked."""
         visit.controls = Controls(mc_samples, suspicion_threshold, presence_threshold, tuple(correctors))
-        visit.ticket = _whole(event.ticket)
-        own = visit.take(str(event.path))
+        said = _said(visit, event)
+        own = visit.take(str(said.get("path")))
         visit.scan = Scan.open(self.staged, own.name, read_upload(own))
 
     @on_page
@@ -99,17 +99,17 @@ class Actions:
     ) -> None:
         """Opens one of the samples."""
         visit.controls = Controls(mc_samples, suspicion_threshold, presence_threshold, tuple(correctors))
-        index = _whole(event.index)
-        if not 0 <= index < len(SAMPLES):
-            raise ValueError("There is no such sample.")
-        sample = SAMPLES[index]
+        index = _said(visit, event).get("index")
+        if index not in range(len(SAMPLES)):
+            raise ValueError("There is no such sample; reload the page.")
+        sample = SAMPLES[int(index)]
         visit.scan = Scan.open(self.staged, sample.name, Upload(sample.image()), sample.reference())
 
     @on_page
     def guide(self, visit: Visit, event: gr.EventData) -> None:
         """Answers to all clicks, the box and all strokes as they are now."""
-        visit.ticket = _whole(event.ticket)
-        _opened(visit).point_out(event.points, event.labels, event.box, event.strokes)
+        said = _said(visit, event)
+        _opened(visit).point_out(*(said.get(kind) for kind in ("points", "labels", "box", "strokes")))
 
     @on_page
     def control(
@@ -132,8 +132,7 @@ class Actions:
     @on_page
     def calibrate_by_line(self, visit: Visit, event: gr.EventData) -> None:
         """Takes the size of a pixel from a line of known length."""
-        visit.ticket = _whole(event.ticket)
-        self._calibrate(visit, event.mm_per_pixel)
+        self._calibrate(visit, _said(visit, event).get("mm_per_pixel"))
 
     @on_page
     def calibrate(self, visit: Visit, mm_per_pixel: float | None) -> None:
@@ -159,7 +158,7 @@ class Actions:
         said = f"Energy of what the filter changes, as a share of the features' energy: {shares}."
         return [pictures[0], story.responses, pictures[1], said]
 
-    def receive(self, visit: Visit, files: list[str] | None) -> Visit:
+    def receive(self, visit: Visit, files: list[str] | None) -> Any:
         """Takes uploads, so that they go with the visitor even if nothing is done with them."""
         with visit.at_work():
             for file in files or []:
@@ -167,7 +166,7 @@ class Actions:
                     visit.take(file)
                 except ValueError as error:
                     gr.Warning(html.escape(str(error)), title=FAILED)
-        return visit
+        return gr.skip() if visit.ended else visit
 
     @in_call
     def batch(
@@ -298,13 +297,13 @@ class Actions:
 
 def _opened(visit: Visit) -> Scan:
     if visit.scan is None:
-        raise ValueError("There is no image to point at; drop one or pick a sample first.")
+        raise ValueError("No image is open (a visit ends after an hour without use); drop one or pick a sample.")
     return visit.scan
 
 
-def _whole(given: Any) -> int:
-    """A whole number from a page, which may send anything."""
-    try:
-        return int(given)
-    except (TypeError, ValueError) as error:
-        raise ValueError("The page sent something that is no number; reload it.") from error
+def _said(visit: Visit, event: gr.EventData) -> dict[str, Any]:
+    """What a page says with an event, which may be anything; the number of its request is kept."""
+    said = event._data if isinstance(event._data, dict) else {}
+    if isinstance(said.get("ticket"), int):
+        visit.ticket = said["ticket"]
+    return said

@@ -52,13 +52,14 @@ def build(actions: Actions, root: Path) -> gr.Blocks:
         gr.Markdown(appearance.HEADER, elem_id="header")
         with gr.Tabs():
             with gr.Tab("Segment", id="segment"):
-                controls = _segment_tab(actions, visit)
+                controls, folded = _segment_tab(actions, visit)
             with gr.Tab("Compare", id="compare"):
                 _compare_tab(actions, visit, controls)
             with gr.Tab("Explain", id="explain") as explain:
                 outputs = _explain_tab()
         explain.select(actions.explain, visit, [visit, *outputs], **PRIVATE, **AT_ONCE)
         _segment_api(actions, visit)
+        page.load(None, None, folded, js=appearance.FOLD_CONTROLS, **PRIVATE)
 
         def leave(request: gr.Request) -> None:
             """Ends the visit when its page is closed; the state alone would live on for an hour."""
@@ -70,18 +71,16 @@ def build(actions: Actions, root: Path) -> gr.Blocks:
     return page.queue(max_size=64)
 
 
-def _segment_tab(actions: Actions, visit: gr.State) -> Components:
-    """The viewer between what can be picked and set and what was found; returns the controls."""
+def _segment_tab(actions: Actions, visit: gr.State) -> tuple[Components, gr.Accordion]:
+    """The samples, the viewer, and what was found; returns the controls, and what they are folded into."""
     with gr.Row(elem_classes="workspace"):
-        with gr.Column(scale=2, min_width=220):
+        with gr.Column(scale=2, min_width=200):
             samples = appearance.piece(
                 appearance.SAMPLES,
                 "samples",
                 [{"src": appearance.thumbnail(sample.image()), "label": sample.label} for sample in SAMPLES],
                 appearance.PICK,
             )
-            with gr.Accordion("Control", elem_id="control") as folded:
-                controls = _controls(actions.staged.default_controls())
         with gr.Column(scale=7, min_width=320):
             picture = viewer("viewer")
         with gr.Column(scale=3, min_width=260):
@@ -98,6 +97,8 @@ def _segment_tab(actions: Actions, visit: gr.State) -> Components:
                     )
                 ]
             foot = gr.Markdown(NOT_GUIDED, elem_id="foot-line")
+            with gr.Accordion("Control", elem_id="control") as folded:
+                controls = _controls(actions.staged.default_controls())
     outputs = [visit, picture, head, table, switch, *files, foot]
     millimetres = controls.pop()
     picture.opened(actions.open_upload, [visit, *controls], outputs, **PRIVATE, **QUIET)
@@ -108,9 +109,7 @@ def _segment_tab(actions: Actions, visit: gr.State) -> Components:
     gr.on([control.input for control in controls], actions.control, [visit, *controls], outputs, **PRIVATE, **QUIET)
     switch.click(actions.switch_correction, visit, outputs, **PRIVATE, **QUIET, **busy)
     millimetres.submit(actions.calibrate, [visit, millimetres], outputs, **PRIVATE, **QUIET)
-    millimetres.blur(actions.calibrate, [visit, millimetres], outputs, **PRIVATE, **QUIET)
-    gr.context.Context.root_block.load(None, None, folded, js=appearance.FOLD_CONTROLS, **PRIVATE)
-    return controls
+    return controls, folded
 
 
 def _controls(default: Controls) -> Components:
@@ -140,7 +139,7 @@ def _controls(default: Controls) -> Components:
         gr.Number(
             None,
             label="Millimetres per pixel",
-            info="Or use the tool Scale.",
+            info="Type and press Enter, or use the tool Scale.",
             minimum=0,
             elem_id="millimetres",
         ),

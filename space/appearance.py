@@ -23,7 +23,17 @@ THEME = gr.themes.Default(
     font=["system-ui", "sans-serif"],
     font_mono=["system-ui", "sans-serif"],
     text_size=gr.themes.sizes.text_md,
-).set(button_primary_background_fill="#1457b0", button_primary_background_fill_hover="#0f458e")
+).set(  # grays that can be read: at least 4.5 to 1
+    button_primary_background_fill="#1457b0",
+    button_primary_background_fill_dark="#1457b0",
+    button_primary_background_fill_hover="#0f458e",
+    body_text_color_subdued="*neutral_600",
+    body_text_color_subdued_dark="*neutral_300",
+    block_info_text_color="*neutral_600",
+    block_info_text_color_dark="*neutral_300",
+    block_label_text_color="*neutral_700",
+    block_title_text_color="*neutral_700",
+)
 CSS = (HERE / "page.css").read_text()
 HEAD = """
 <meta name="viewport" content="width=device-width, initial-scale=1">

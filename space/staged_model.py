@@ -1,6 +1,5 @@
 """The model's public stages with their results kept: a new prompt or a moved slider repeats only what it must."""
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from sfrecsam_hf import (
     SFRecSamProcessor,
 )
 from sfrecsam_hf.inference.guided import AUTOMATIC, Prompt
+from sfrecsam_hf.inference.identity import checkpoint_hash
 from sfrecsam_hf.modeling.scan_frame import ScanFrame
 from sfrecsam_hf.modeling.segmentation import segmentations
 
@@ -64,7 +64,9 @@ class StagedModel:
     def __init__(self, model: SFRecSamModel, processor: SFRecSamProcessor):
         self.model = model
         self.processor = processor
-        self.checkpoint, self.revision = _identity(model)
+        source = model.config.name_or_path
+        self.checkpoint = Path(source).resolve().name if Path(source).is_dir() else source
+        self.revision = getattr(model.config, "_commit_hash", None) or checkpoint_hash(model, processor)
 
     def default_controls(self) -> Controls:
         """The settings that the checkpoint was calibrated with."""
@@ -109,13 +111,3 @@ class StagedModel:
         output = SFRecSamOutput.from_stages(decoded, correction, scan_boxes=boxes)
         output = self.model.apply_presence_threshold(output, controls.presence_threshold)
         return segmentations(output, [encoded.frame.size[::-1]], self.processor.image_processor, [encoded.image])[0]
-
-
-def _identity(model: SFRecSamModel) -> tuple[str, str]:
-    """Name of the checkpoint, and its commit on the Hub, or else the first digits of its weights' SHA-256."""
-    source = model.config.name_or_path
-    weights = Path(source) / "model.safetensors"
-    if not weights.is_file():
-        return source, model.config._commit_hash or ""
-    with weights.open("rb") as file:
-        return Path(source).resolve().name, hashlib.file_digest(file, "sha256").hexdigest()[:12]

@@ -36,10 +36,11 @@ function outline(rings) {
 
 async function receive() {
   const value = props.value || {};
+  let fresh = true;
   if (!value.image) {
     shown = {}, image = uncertainty = ruler = null, paths = {}, history = [NOTHING], now = 0;
   } else {
-    const fresh = value.image.url !== shown.image?.url;
+    fresh = value.image.url !== shown.image?.url;
     const [first, second] = await Promise.all([fresh ? picture(value.image.url) : image, picture(value.uncertainty.url)]);
     if (value !== props.value && JSON.stringify(value) !== JSON.stringify(props.value)) return;  // a later one has come
     shown = value, image = first, uncertainty = second;
@@ -51,7 +52,7 @@ async function receive() {
       if (top < 0 || bottom > innerHeight) root.scrollIntoView({block: "start", behavior: "smooth"});
     }
   }
-  if ((value.ticket ?? 0) >= ticket) busy(false);
+  if (fresh || value.ticket >= ticket) busy(false);
   refresh();
 }
 
@@ -101,6 +102,7 @@ async function open(file) {
   busy(true);
   try {
     const {path} = await upload(file);
+    ticket += 1;
     trigger("opened", {path, ticket});
   } catch {
     busy(false);  // Gradio says what was wrong
@@ -353,6 +355,8 @@ find("[data-name=file]").addEventListener("change", event => {
 });
 find(".length").addEventListener("submit", event => {
   event.preventDefault();
+  ticket += 1;
+  busy(true);
   trigger("calibrated", {mm_per_pixel: Number(find("[data-name=length]").value) / apart(ruler), ticket});
   ruler = null;
   choose("lesion");

@@ -33,7 +33,8 @@
   for (const element of document.querySelectorAll("main :is(button, input, canvas, select, [role=slider])")) {
     if (!seen(element) || element.type === "file") continue;
     const label = element.labels?.[0]?.textContent || element.closest("label")?.textContent;
-    const name = element.getAttribute("aria-label") || element.getAttribute("aria-labelledby") || label || element.textContent || element.title;
+    const own = element.getAttribute("aria-label") || element.getAttribute("aria-labelledby") || element.title;
+    const name = own || label || element.textContent.trim() || element.querySelector("img")?.alt;
     if (!name?.trim()) faults.push(`no name: ${element.outerHTML.slice(0, 80)}`);
   }
   return faults;

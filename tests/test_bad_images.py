@@ -132,3 +132,12 @@ def test_a_mask_that_is_no_mask(processor, tmp_path):
 def test_an_image_of_another_size_than_the_model(model):
     with pytest.raises(ValueError, match=r"doesn't match model"):
         model(torch.zeros(1, 3, 48, 48))
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"), [("scan.png", "fetch or export it again"), ("scan.xyz", "convert it to PNG")]
+)
+def test_a_png_is_not_to_be_converted_to_png(processor, tmp_path, name, remedy):
+    (tmp_path / name).write_bytes(b"just text, and no image")
+    with pytest.raises(ValueError, match=remedy):
+        processor(tmp_path / name)

@@ -137,10 +137,10 @@ def test_what_was_measured_otherwise_is_written_otherwise(folder, card, place, t
     if place == "columns":
         results = results_of(moved)
         for mask in ("initial", "final"):
-            results["columns"]["auto"][mask]["lesion"]["dice"] |= {"mean": 0.12345, "low": 0.01234, "high": 0.98765}
-        results["columns"]["oracle-point"]["uncertainty"]["auroc"] = 0.45678
+            results["columns"]["auto"][mask]["lesion"]["dice"] |= {"mean": 0.77777, "low": 0.01234, "high": 0.98765}
+        results["columns"]["oracle-point"]["uncertainty"]["auroc"] = 0.11111
         (moved / "results.json").write_text(json.dumps(results))
-        expected = ("| Dice | 0.123 (0.012 to 0.988) | 0.123 (0.012 to 0.988) |", "| 0.457 /", "value: 0.1235")
+        expected = ("| Dice | 0.778 (0.012 to 0.988) | 0.778 (0.012 to 0.988) |", "| 0.111 /", "value: 0.7778")
     else:
         summary = json.loads((moved / "training_summary.json").read_text())
         summary["seconds"], summary["machine"], summary["processes"] = 90_000.0, "Abacus 3000", 1
@@ -204,10 +204,23 @@ def test_the_hubs_format_of_results_says_what_was_measured(folder):
             assert f"split {results['split'] or 'all'}" in entry.notes
 
 
+def test_data_from_the_hub_keep_their_name(folder, tmp_path):
+    copy = tmp_path / "model"
+    shutil.copytree(folder, copy)
+    (copy / "results.json").write_text(json.dumps(results_of(copy) | {"data": "clinic/scans"}))
+    write_card(copy, "org/tiny")
+    (file,) = (copy / ".eval_results").glob("clinic*")
+    assert {entry.dataset_id for entry in parse_eval_result_entries(yaml.safe_load(file.read_text()))} == {
+        "clinic/scans"
+    }
+    _, results = model_index_to_eval_results(metadata_load(copy / "README.md")["model-index"])
+    assert "clinic/scans" in {result.dataset_type for result in results}
+
+
 PROTOCOLS = {
     "out-of-fold": "Each image was predicted by a model that had not seen it or its group, in 4 folds.",
     "held-out": "The checkpoint did not train on these images.",
-    "chosen-on": "These images chose the checkpoint, so the figures are too high.",
+    "chosen-on": "5 of these images chose the checkpoint, so the figures are too high.",
     "trained-on": "The checkpoint trained on some of these images, so the figures are too high.",
     "unknown": "It is not recorded which images the checkpoint trained on.",
 }
@@ -218,7 +231,13 @@ def test_card_and_notes_say_what_the_figures_were_measured_on(folder, tmp_path, 
     copy = tmp_path / "model"
     shutil.copytree(folder, copy)
     results = results_of(copy)
-    results |= {"protocol": protocol, "folds": 4, "thresholds": "cross-fitted", "left_out": {"objections": 31, "x": 0}}
+    results |= {
+        "protocol": protocol,
+        "folds": 4,
+        "chosen_on": 5,
+        "thresholds": "cross-fitted",
+        "left_out": {"objections": 31, "x": 0, "y": 2},
+    }
     (copy / "results.json").write_text(json.dumps(results))
     write_card(copy, "org/tiny")
     told = section((copy / "README.md").read_text(), "Results").split("### samples")[0]
@@ -227,16 +246,18 @@ def test_card_and_notes_say_what_the_figures_were_measured_on(folder, tmp_path, 
         assert [name for name, sentence in PROTOCOLS.items() if sentence in text] == [protocol]
         assert "Each threshold was chosen on images of other groups." in text
         assert text.count("Left out:") == 1
-        assert "Left out: 31 images, objections." in text
+        assert "Left out: 31 objections, 2 y." in text
 
 
-def test_an_evaluation_on_the_validation_data_is_called_unconfirmed(folder, card):
-    """The run trained and was validated on parts of this folder, and all of it was evaluated."""
-    busi, samples = section(card, "Results").split("### samples")
-    assert results_of(folder)["protocol"] == "trained-on"
-    assert "what correction gains is unconfirmed" in busi
-    assert results_of(folder, "samples")["protocol"] == "unknown"
-    assert "unconfirmed" not in samples
+def test_what_depends_on_thresholds_chosen_here_is_called_unconfirmed(folder, card, tmp_path):
+    copy = tmp_path / "model"
+    shutil.copytree(folder, copy)
+    (copy / "results.json").write_text(json.dumps(results_of(copy) | {"thresholds": "unconfirmed"}))
+    write_card(copy, "org/tiny")
+    sentence = "These images also chose the thresholds, so what correction gains is unconfirmed."
+    assert sentence not in card
+    assert section((copy / "README.md").read_text(), "Results").count(sentence) == 1
+    assert sentence in yaml.safe_load((copy / ".eval_results" / "busi.yaml").read_text())[0]["notes"]
 
 
 def test_the_hub_reads_the_card(folder, hub):
@@ -267,6 +288,10 @@ def test_every_section_and_picture_is_there(folder, card):
     assert str(folder.parent) not in card
 
 
+def by_dice_and_size(row: dict) -> tuple[float, float]:
+    return row["final_dice"], row["lesion_area"]
+
+
 @pytest.mark.parametrize("pictured", [True, False])
 def test_the_worst_images_are_told_in_their_order(folder, tmp_path, pictured):
     copy = tmp_path / "model"
@@ -276,7 +301,7 @@ def test_the_worst_images_are_told_in_their_order(folder, tmp_path, pictured):
     shutil.rmtree(copy / "samples")
     write_card(copy)
     failures = section((copy / "README.md").read_text(), "Known failures")
-    worst = sorted((row for row in rows_of(folder) if row["lesion"]), key=lambda row: row["final_dice"])[:12]
+    worst = sorted((row for row in rows_of(folder) if row["lesion"]), key=by_dice_and_size)[:12]
     told = re.findall(r"^\| `(\S+ \(\d+\).png)` \| (\w+), (\w+), ([\d.]+) %", failures, re.MULTILINE)
     assert [name for name, *_ in told] == [row["name"] for row in worst]
     assert [label for _, label, *_ in told] == [row["label"] for row in worst]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import TINY_PARTS, tiny_model
+from conftest import TINY_PARTS, tiny_model, tiny_sam
 from huggingface_hub import get_session
 from safetensors.torch import load_file, save_file
 
@@ -52,6 +52,16 @@ def test_weights_that_are_not_all_and_only_the_models_are_refused(checkpoint, ch
             load(checkpoint)
         assert str(checkpoint) in str(raised.value)
     assert not caplog.records, "and nothing but the sentence"
+
+
+@pytest.mark.parametrize("fault", ["48 missing", "of another shape", "one NaN", "integers"])
+def test_a_damaged_sam_is_not_extended(tmp_path, fault):
+    change, told = WEIGHTS[fault]
+    tiny_sam().save_pretrained(tmp_path)
+    rewritten(tmp_path, change)
+    with pytest.raises(ValueError, match=told) as raised:
+        SFRecSamModel.from_sam(str(tmp_path))
+    assert str(tmp_path) in str(raised.value)
 
 
 def test_a_damaged_shard_is_refused_too(checkpoint):

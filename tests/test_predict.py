@@ -272,7 +272,7 @@ def test_masks_beside_their_images_are_no_inputs():
     [
         ({"config.json": '{"model_type": "sam"}'}, "from_sam"),
         ({"config.json": '{"model_type": "bert"}'}, "'bert'"),
-        ({}, "neither a folder"),
+        ({}, "holds no checkpoint"),
     ],
 )
 def test_wrong_checkpoint(tmp_path, capsys, contents, said):

@@ -111,3 +111,11 @@ def test_every_file_and_target_that_is_named_exists():
     targets = (ROOT / "Makefile").read_text()
     for target in re.findall(r"make ([\w-]+)", README):
         assert re.search(rf"^{target}:", targets, flags=re.MULTILINE), target
+
+
+def test_what_is_evaluated_was_not_trained_on(checkout):
+    train, evaluate = (next(line for line in commands() if line[1:2] == [job]) for job in ("train", "evaluate"))
+    assert main([*train[1:], *SHORT["train"]]) == 0
+    assert main([*evaluate[1:], *SHORT["evaluate"]]) == 0
+    results = json.loads(Path("runs/mine/evaluation/results.json").read_text())
+    assert results["images"] < 6

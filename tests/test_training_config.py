@@ -78,9 +78,9 @@ def test_unusable_settings_are_named(tmp_path, settings, told):
         TrainingConfig.from_yaml(written(tmp_path, **settings))
 
 
-@pytest.mark.parametrize("text", ["- a list\n", "train: [unclosed\n"])
+@pytest.mark.parametrize("text", [b"- a list\n", b"train: [unclosed\n", b"output: caf\xe9\n", b"3"])
 def test_a_file_that_is_no_mapping_is_named(tmp_path, text):
-    (tmp_path / "run.yaml").write_text(text)
+    (tmp_path / "run.yaml").write_bytes(text)
     with pytest.raises(ValueError, match=r"run\.yaml"):
         TrainingConfig.from_yaml(tmp_path / "run.yaml")
 
@@ -103,12 +103,14 @@ def test_a_file_that_is_not_there_is_named(tmp_path):
         (["--train", "BUSI", "--validation", "BUSI", "--batch-size", "500"], "batch_size"),
         (["--train", "BUSI", "--validation", "BUSI", "--splits", "no.csv"], "no.csv"),
         (["--train", "BUSI", "--validation", "BUSI", "--resume"], "nothing to resume"),
+        (["--train", "BUSI", "--validation", "BUSI", "--tracker", "aim"], "tracker=aim is not installed"),
+        (["--train", "BUSI", "--validation", "BUSI", "--tracker", "notebook"], "notebook"),
     ],
 )
 def test_the_command_refuses_in_one_sentence_and_leaves_nothing(busi_folder, tmp_path, capsys, flags, told):
     output = tmp_path / "run"
     flags = [str(busi_folder) if flag == "BUSI" else flag for flag in flags]
-    assert main(["train", *flags, "--tracker", "tensorboard", "--output", str(output)]) == 2
+    assert main(["train", "--tracker", "tensorboard", *flags, "--output", str(output)]) == 2
     error = [line for line in capsys.readouterr().err.splitlines() if line.startswith("sfrecsam: ")]
     assert len(error) == 1
     assert told in error[0]

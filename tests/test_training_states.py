@@ -71,6 +71,7 @@ def killed(busi_folder, tmp_path_factory):
     return outcome(output), list(copies.values())
 
 
+@pytest.mark.slow
 def test_the_resumed_run_ends_the_same_whatever_the_moment_of_the_kill(busi_folder, killed):
     whole, copies = killed
     assert len(copies) > 8

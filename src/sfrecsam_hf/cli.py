@@ -13,8 +13,8 @@ if typing.TYPE_CHECKING:
 
 PASSES = "stochastic passes for the uncertainty; with 0 a small head predicts it; the model's own if left out"
 # The extra that brings a package, for what `train` does not bring.
-EXTRAS = {"gradio": "demo", "onnx": "export", "onnxscript": "export", "onnxruntime": "export", "peft": "peft"}
-EXTRAS |= dict.fromkeys(("pydicom", "pylibjpeg"), "dicom") | dict.fromkeys(("av", "highdicom", "nibabel"), "formats")
+EXTRAS = {"gradio": "demo", "onnx": "export", "onnxscript": "export", "onnxruntime": "export"}
+EXTRAS |= {"av": "video", "pydicom": "dicom", "pylibjpeg": "dicom", "highdicom": "formats", "nibabel": "formats"}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -50,16 +50,27 @@ def _parser() -> argparse.ArgumentParser:
 
     job = jobs.add_parser("predict", help="segment images: masks, overlays, uncertainty, corrections and a table")
     job.set_defaults(job=_predict)
-    job.add_argument("inputs", nargs="+", metavar="INPUT", help="image files, folders or globs; DICOM with pydicom")
+    job.add_argument("inputs", nargs="+", metavar="INPUT", help="images, clips, folders or globs; DICOM with pydicom")
     job.add_argument("--output", default="predictions", help="folder to write to (%(default)s)")
     job.add_argument("--point", type=float, nargs=2, metavar=("X", "Y"), help="click on the lesion, in pixels")
     job.add_argument("--box", type=float, nargs=4, metavar=("X1", "Y1", "X2", "Y2"), help="box around the lesion")
     job.add_argument(
         "--resume", action="store_true", help="keep what an earlier run has done with the same file and settings"
     )
+    job.add_argument("--frame", type=int, default=1, help="frame of a clip that --point or --box is on (%(default)s)")
     job.add_argument(
         "--mm-per-pixel", type=float, metavar="MM", help="size of a pixel, for images that do not tell it themselves"
     )
+    job.add_argument(
+        "--format",
+        dest="formats",
+        nargs="+",
+        default=[],
+        metavar="FORMAT",
+        help="also write coco (polygons), coco-rle, labels (numbered PNG), contours (CSV), geojson, nifti, dicom-seg "
+        "or dicom-sc (the overlay)",
+    )
+    job.add_argument("--report", action="store_true", help="also write report.html, a page to look through")
     job.add_argument(
         "--no-tidy",
         dest="tidy",
@@ -88,6 +99,22 @@ def _parser() -> argparse.ArgumentParser:
         help="prompts to measure: auto uses the image alone, oracle-point clicks on the true lesion (both)",
     )
     _add_inference(job)
+
+    job = jobs.add_parser("adapt", help="fit a checkpoint to the scans of another hospital, with 10 to 50 of them")
+    job.set_defaults(job=_adapt)
+    job.add_argument("--data", required=True, metavar="SITE", help="folder or zip with the site's images and masks")
+    job.add_argument("--output", required=True, help="folder for the difference to the base, and the report")
+    job.add_argument("--images", type=int, help="so many images, drawn at random; all if left out")
+    job.add_argument("--model", help="the base: checkpoint folder or Hub name; the bundled one if left out")
+    job.add_argument("--steps", type=int, default=40, help="optimizer steps of each fit (%(default)s)")
+    job.add_argument("--seed", type=int, default=0, help="of the drawing, the folds and the fit (%(default)s)")
+
+    job = jobs.add_parser("rank", help="order unlabelled scans by what labelling them would teach")
+    job.set_defaults(job=_rank)
+    job.add_argument("inputs", nargs="+", metavar="INPUT", help="image files, folders or globs; DICOM with pydicom")
+    job.add_argument("--output", default="ranking", help="folder for ranking.csv and ranking.png (%(default)s)")
+    job.add_argument("--shown", type=int, default=20, help="scans on the picture (%(default)s)")
+    job.add_argument("--model", help="checkpoint folder or Hub name; the bundled one if left out")
 
     job = jobs.add_parser("card", help="write the model card from the results of an evaluation")
     job.set_defaults(job=_card)
@@ -229,12 +256,16 @@ def _predict(
     box: list[float] | None,
     resume: bool,
     mm_per_pixel: float | None,
+    formats: list[str],
+    report: bool,
+    frame: int,
     **inference: typing.Any,
 ) -> int:
     import math
 
     from accelerate import PartialState
 
+    from .inference.formats import check
     from .inference.predict import predict
 
     prompts: dict[str, typing.Any] = {}
@@ -246,11 +277,16 @@ def _predict(
         prompts["input_boxes"] = [box]
     if mm_per_pixel is not None and not 0 < mm_per_pixel < math.inf:
         raise ValueError(f"--mm-per-pixel {mm_per_pixel:g} must be a length above 0.")
+    for format in formats:
+        check(format)
     model, processor, batch_size, options = _loaded(**inference)
-    report = predict(model, processor, inputs, output, batch_size, prompts, resume, False, mm_per_pixel, **options)
+    options |= {"mm_per_pixel": mm_per_pixel, "formats": formats, "report": report, "frame": frame}
+    done = predict(model, processor, inputs, output, batch_size, prompts, resume, **options)
     if PartialState().is_main_process:
-        _print_predictions(report, output)
-    return 2 if report.problems else 0
+        _print_predictions(done, output)
+        if report:
+            print(f"To look through: {output}/report.html")
+    return 2 if done.problems else 0
 
 
 def _print_predictions(report: "PredictionReport", output: str) -> None:
@@ -260,6 +296,9 @@ def _print_predictions(report: "PredictionReport", output: str) -> None:
     for row in report.rows[:40]:
         numbers = f"{row['presence']:8.3f} {row['lesions']:7} {row['area']:8} {row['longest_diameter']:11.1f}"
         print(f"{row['image'][-32:]:32} {numbers} {row['mean_uncertainty']:11.3f}")
+    for name, clip in report.clips.items():
+        measure = "" if clip.largest is None else f"; frame {clip.largest + 1} has the longest diameter: measure there"
+        print(f"{name}: a lesion on {clip.with_lesion} of {clip.frames} frames{measure}.")
     kept = f", {report.kept} of them by an earlier run" if report.kept else ""
     print(f"{len(report.rows)} images segmented{kept}.")
     print("presence: probability of a lesion; area: of all lesions; diameter: of the largest; uncertainty: in bits.")
@@ -304,7 +343,8 @@ def _evaluate(
         print(f"left out: {reasons}; --include-training-images keeps them")
     model, processor, batch_size, options = _loaded(**inference)
     folder = writable_folder(output)
-    source, name = inference["model"] or "bundled", Path(data).name.removesuffix(".zip")
+    source = inference["model"] or "bundled"
+    name = Path(data).name.removesuffix(".zip") if Path(data).exists() else data
     about = {
         "model": Path(source).name if Path(source).exists() else source,
         "data": name,
@@ -333,6 +373,47 @@ def _evaluate(
     print(f"{', '.join(written)} are in {output}")
 
 
+def _adapt(data: str, output: str, images: int | None, model: str | None, steps: int, seed: int) -> int:
+    import numpy as np
+
+    from .data.loading import load_folder
+    from .inference.checkpoints import load_checkpoint
+    from .training.adapt import Fit, adapt, table
+
+    site = load_folder(data)
+    if images is not None:
+        if not 1 <= images <= len(site):
+            raise ValueError(f"--images {images} must be between 1 and {len(site)}, the images in {data}.")
+        site = site.select(np.sort(np.random.default_rng(seed).choice(len(site), images, replace=False)))
+    loaded, processor = load_checkpoint(model)
+    kept, versions = adapt(loaded, processor, site, output, model, Fit(steps=steps, seed=seed))
+    print(table(versions))
+    if kept == "base":
+        print(
+            f"sfrecsam: adapting does not help on images of {data} that the fit did not see; go on with the base. The "
+            f"report is in {output}.",
+            file=sys.stderr,
+        )
+        return 2
+    print(f"kept: {kept}; use it with --model {output}")
+    return 0
+
+
+def _rank(inputs: list[str], output: str, shown: int, model: str | None) -> int:
+    from .inference.checkpoints import load_checkpoint
+    from .inference.rank import rank_files
+
+    if shown < 1:
+        raise ValueError(f"--shown {shown} must be 1 or more.")
+    ranked, problems = rank_files(*load_checkpoint(model), inputs, output, shown)
+    for place, one in enumerate(ranked[:shown], 1):
+        print(f"{place:3}. {one.name}")
+    print(f"{len(ranked)} scans ranked; all of them are in {output}/ranking.csv, the first {shown} in ranking.png.")
+    for problem in problems:
+        print(f"sfrecsam: {problem}", file=sys.stderr)
+    return 2 if problems else 0
+
+
 def _card(folder: str, name: str, license: str, readme: str | None) -> None:
 
     from .publishing.model_card import write_card
@@ -352,10 +433,12 @@ def _push(run: str, name: str, **options: typing.Any) -> None:
 
 def _push_data(source: str, name: str, split: str | None, splits: str | None, **options: typing.Any) -> None:
     from .data.loading import load_folder
+    from .data.splits import load_parts
     from .publishing.push import checked_name, push_data
 
     checked_name(name)
-    print(f"published: {push_data(load_folder(source, splits, split), name, split=split, **options)}")
+    dataset = load_parts(source, splits) if split is None else load_folder(source, splits, split)
+    print(f"published: {push_data(dataset, name, split=split, **options)}")
 
 
 def _demo(model: str | None, port: int | None) -> None:

@@ -17,7 +17,10 @@ from .tables import split_name
 class DrawnMask(Protocol):
     """A mask that is computed from its description."""
 
-    whole: str
+    @property
+    def whole(self) -> str:
+        """How to call it in an error."""
+        ...
 
     def read(self, height: int, width: int) -> np.ndarray:
         """The mask as booleans; `height` and `width` are those of its image, for descriptions without a size."""

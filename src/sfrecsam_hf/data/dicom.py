@@ -99,10 +99,10 @@ def read_dicom(file: Path | BinaryIO, name: str | None = None) -> tuple[PIL.Imag
         raise ValueError(f"{name} has {frames} frames; export the one to use.")
     check_size(size, name)
     try:
-        pixels = _as_shown(dataset, dataset.pixel_array)
+        pixels = as_shown(dataset, dataset.pixel_array)
     except Exception as error:
         raise ValueError(f"{name} is DICOM without pixels that pydicom can decode; export it as PNG.") from error
-    return read_rgb(pixels, name=name), _calibration(dataset)
+    return read_rgb(pixels, name=name), calibration_of(dataset)
 
 
 def _pydicom(name: str) -> Any:
@@ -114,7 +114,7 @@ def _pydicom(name: str) -> Any:
     return pydicom
 
 
-def _as_shown(dataset: Any, pixels: np.ndarray) -> np.ndarray:
+def as_shown(dataset: Any, pixels: np.ndarray) -> np.ndarray:
     """8-bit pixels. YBR is RGB already: `pixel_array` of pydicom 3 converts it."""
     from pydicom.pixels import apply_color_lut, apply_modality_lut
 
@@ -147,8 +147,8 @@ def _through_window(dataset: Any, values: np.ndarray) -> tuple[np.ndarray, float
     return values, values.min(), values.max()
 
 
-def _calibration(dataset: Any) -> Calibration:
-    """A region that is not in centimetres, or whose pixels have no size, tells nothing."""
+def calibration_of(dataset: Any) -> Calibration:
+    """What a header tells of the size of pixels. A region without centimetres, or without a size, tells nothing."""
     regions = dataset.get("SequenceOfUltrasoundRegions")
     if regions:
         return Calibration(regions=[found for region in regions if (found := _region(region)) is not None])

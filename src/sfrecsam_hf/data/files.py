@@ -14,11 +14,14 @@ import PIL.Image
 from ..modeling.image_reading import EXTENSIONS, open_image, read_rgb
 from .dicom import DICOM_EXTENSIONS, read_dicom
 
+HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")
+
 
 class Readable(Protocol):
     """What a file in a folder, a member of a zip and a row of a Hub data set have in common."""
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
     def read_bytes(self) -> bytes: ...
 
@@ -72,6 +75,13 @@ class File:
     def is_picture(self) -> bool:
         """Whether it is of a kind that is read."""
         return self.place.suffix.lower() in EXTENSIONS or self.is_dicom
+
+
+def is_hub_name(source: str | Path) -> bool:
+    """Whether a source that is not on this disk may be a data set on the Hub, such as `org/my-scans`."""
+    text, path = str(source), Path(source)
+    known = path.suffix.lower() in EXTENSIONS | DICOM_EXTENSIONS | {".zip"}
+    return bool(HUB_NAME.fullmatch(text)) and not known and not path.exists() and not path.parent.exists()
 
 
 def files_of(source: str | Path) -> list[File]:

@@ -1,16 +1,16 @@
 """Data sets on the Hub: what `push-data` publishes, and whatever others publish in a like form."""
 
-from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-import PIL.Image
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, IterableDataset, load_dataset
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub.constants import HF_HOME
+from huggingface_hub.errors import HTTPError, OfflineModeIsEnabled
 
-from ..modeling.image_reading import read_rgb
+from ..modeling.image_reading import EXTENSIONS
 from .files import File
 from .layouts import LABELS, Found, Sample, recognise
 from .tables import split_name
@@ -19,6 +19,7 @@ IMAGE_COLUMNS = ("image", "img", "scan", "picture")
 MASK_COLUMNS = ("mask", "masks", "segmentation", "annotation", "label", "gt")
 GROUP_COLUMNS = ("group", "patient", "patient_id", "case")
 NAME_COLUMNS = ("name", "image_id", "file_name", "filename", "id")
+SECONDS = 10  # that the Hub has to say whether it knows a name
 CLASS_COLUMNS = ("label", "class", "class_label", "pathology", "diagnosis")
 
 
@@ -59,9 +60,7 @@ def recognise_hub(name: str) -> Found:
     features = next(iter(parts.values())).features
     image, mask = _image_column(features, IMAGE_COLUMNS), _image_column(features, MASK_COLUMNS)
     if image is None or mask is None:
-        found = recognise(snapshot_download(name, repo_type="dataset"))
-        found.source = name
-        return found
+        return recognise(snapshot_download(name, repo_type="dataset"), called=name)
     found = Found(name, "Hub data set", [])
     for split, part in parts.items():
         part = part.cast_column(image, Image(decode=False)).cast_column(mask, Image(decode=False))
@@ -87,35 +86,49 @@ def recognise_hub(name: str) -> Found:
     return found
 
 
-def stream(name: str, split: str | None = None) -> Iterator[tuple[str, PIL.Image.Image]]:
+def fetch_images(name: str) -> Path:
     """
-    The images of a data set on the Hub one after the other, with their names, without fetching all of it first.
+    The folder of all images of a data set on the Hub, below the Hub's cache; masks are not fetched.
+
+    Rows are streamed and written one by one, as they are stored, so that a large data set does not fill the memory.
 
     Args:
-        name (`str`): Such as `"org/my-scans"`; masks are not needed.
-        split (`str`, *optional*): Only this split.
+        name (`str`): Such as `"org/my-scans"`.
 
     Raises:
-        FileNotFoundError: There is no such data set or split, or it cannot be reached.
+        FileNotFoundError: There is no such data set, or it cannot be reached.
         ValueError: It has no column of images.
     """
+    folder = Path(HF_HOME) / "sfrecsam" / name.replace("/", "--")
     parts = _loaded(name, streaming=True)
-    wanted = {part: rows for part, rows in parts.items() if split in (None, part, split_name(part))}
-    if not wanted:
-        raise FileNotFoundError(f"{name} has the splits {', '.join(parts)}, but no {split}.")
-    for part, rows in wanted.items():
+    for split, rows in parts.items():
         image = _image_column(rows.features, IMAGE_COLUMNS)
         if image is None:
             raise ValueError(f"{name} has no column of images.")
-        for number, row in enumerate(rows):
-            shown = str(_value(row, NAME_COLUMNS) or f"{part} {number}")
-            yield shown, read_rgb(row[image], f"{name}, {shown}")
+        named = [column for column in NAME_COLUMNS if column in rows.features]
+        plain = rows.select_columns([image, *named]).cast_column(image, Image(decode=False))
+        for number, row in enumerate(plain):
+            shown = str(_value(row, NAME_COLUMNS) or f"{split} {number}")
+            path = folder.joinpath(split if len(parts) > 1 else "", *_safe(shown))
+            path = path if path.suffix.lower() in EXTENSIONS else path.with_name(f"{path.name}.png")
+            content = row[image]["bytes"]
+            if content is not None and not (path.is_file() and path.stat().st_size == len(content)):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(content)
+    return folder
+
+
+def _safe(name: str) -> list[str]:
+    """The folders and the file of a name that somebody else chose, below ours in any case."""
+    return [part for part in PurePosixPath(name.replace("\\", "/")).parts if part not in ("/", ".", "..")] or ["image"]
 
 
 def _loaded(name: str, streaming: bool = False) -> dict[str, Any]:
     try:
+        with suppress(OfflineModeIsEnabled):  # it may be in the cache
+            HfApi().dataset_info(name, timeout=SECONDS)
         loaded: DatasetDict | dict[str, IterableDataset] = load_dataset(name, streaming=streaming)
-    except (OSError, HfHubHTTPError, ValueError) as error:  # no such data set, no network, several configurations
+    except (OSError, HTTPError, ValueError) as error:  # no such data set, no network, several configurations
         reason = str(error).splitlines()[0].rstrip(".")
         raise FileNotFoundError(
             f"{name} is neither a folder nor a zip here, nor a data set on the Hub that can be loaded: {reason}."

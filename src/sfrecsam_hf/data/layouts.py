@@ -69,16 +69,20 @@ class Found:
     unused: list[str] = field(default_factory=list)
 
 
-def recognise(source: str) -> Found:
+def recognise(source: str, called: str | None = None) -> Found:
     """
     The images of a folder or zip with their masks, unread.
+
+    Args:
+        source (`str`): Its path.
+        called (`str`, *optional*): How to call it in an error.
 
     Raises:
         FileNotFoundError: There is no such folder or zip.
         ValueError: It holds no images with masks, or its tables contradict themselves.
     """
     files = files_of(source)
-    found = Found(str(source), "", [])
+    found = Found(called or source, "", [])
     pictures = {file.place: file for file in files if file.is_picture}
     drawn = segmentation_masks(pictures)
     pairing = pair(place for place in pictures if place not in drawn.files)
@@ -101,7 +105,9 @@ def recognise(source: str) -> Found:
     ]
     found.samples = _samples(pictures, masks, labels, found)
     if not any(sample.masks for sample in found.samples):
-        raise ValueError(f"{source} holds no images with masks in a layout that is known; see `sfrecsam data --help`.")
+        raise ValueError(
+            f"{found.source} holds no images with masks in a layout that is known; see `sfrecsam data --help`."
+        )
     tables = _read_tables(files, found)
     found.layout = found.layout or _layout(found.samples, pairing, tables)
     _complete(found)
@@ -139,7 +145,7 @@ class Names:
         if len(exact or found) > 1:
             both = " and ".join(sample.name for sample in found[:2])
             raise ValueError(f"{row.place} names {asked!r}, which may be {both}; give the path below the data set.")
-        return (exact or found or [None])[0]
+        return next(iter(exact or found), None)
 
 
 def _samples(

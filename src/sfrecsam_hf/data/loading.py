@@ -2,7 +2,6 @@
 
 import io
 import logging
-import re
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +11,10 @@ from datasets import ClassLabel, Dataset, Features, Image, Value
 from ..modeling.image_reading import read_mask, read_rgb
 from .annotations import SegmentationMask
 from .dicom import is_segmentation
-from .files import File, read_picture
+from .files import File, is_hub_name, read_picture
 from .layouts import BUS_BRA, BUSI, LABELS, Found, Mask, Sample, recognise
 from .split_tables import apply_splits, check_own_splits, exclude
 
-HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 FEATURES = Features(
     {
         "image": Image(),
@@ -111,7 +109,7 @@ def find(source: str | Path, quiet: bool = False) -> Found:
         FileNotFoundError: There is no such source.
         ValueError: It holds no images with masks.
     """
-    if HUB_NAME.fullmatch(str(source)) and not Path(source).exists():
+    if is_hub_name(source):
         from .hub import recognise_hub
 
         found = recognise_hub(str(source))

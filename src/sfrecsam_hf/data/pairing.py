@@ -8,7 +8,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import PurePath
+from pathlib import PurePosixPath
 
 from ..modeling.image_reading import mask_stem
 
@@ -32,26 +32,26 @@ class Pairing:
     What belongs together.
 
     Args:
-        masks (`dict[PurePath, list[PurePath]]`): For every image its masks; none for an image without.
-        unused (`dict[PurePath, str]`): Masks that are not used, and why.
+        masks (`dict[PurePosixPath, list[PurePosixPath]]`): For every image its masks; none for an image without.
+        unused (`dict[PurePosixPath, str]`): Masks that are not used, and why.
     """
 
-    masks: dict[PurePath, list[PurePath]] = field(default_factory=dict)
-    unused: dict[PurePath, str] = field(default_factory=dict)
+    masks: dict[PurePosixPath, list[PurePosixPath]] = field(default_factory=dict)
+    unused: dict[PurePosixPath, str] = field(default_factory=dict)
 
 
-def masks_among(places: Iterable[PurePath]) -> set[PurePath]:
+def masks_among(places: Iterable[PurePosixPath]) -> set[PurePosixPath]:
     """
     Those pictures that are masks of others, as `sfrecsam data` tells them apart.
 
     Args:
-        places (`Iterable[PurePath]`): All pictures of one folder, as paths below it.
+        places (`Iterable[PurePosixPath]`): All pictures of one folder, as paths below it.
     """
     pairing = pair(places)
     return {mask for masks in pairing.masks.values() for mask in masks} | set(pairing.unused)
 
 
-def pair(places: Iterable[PurePath]) -> Pairing:
+def pair(places: Iterable[PurePosixPath]) -> Pairing:
     """
     Pairs the pictures of one folder, given as paths below it.
 
@@ -71,7 +71,7 @@ def pair(places: Iterable[PurePath]) -> Pairing:
         named, in_folder = (named, set()) if len(named) < len(places) else (set(), set())
     candidates = [place for place in places if place not in in_folder]
     plain = [place for place in candidates if place not in named]
-    by_key: dict[Key, list[PurePath]] = defaultdict(list)
+    by_key: dict[Key, list[PurePosixPath]] = defaultdict(list)
     for place in plain:
         by_key[folder_key(place)[1], place.stem.lower()].append(place)
     pairing = Pairing()
@@ -94,7 +94,7 @@ def pair(places: Iterable[PurePath]) -> Pairing:
     return pairing
 
 
-def folder_key(place: PurePath) -> tuple[int | None, tuple[str, ...]]:
+def folder_key(place: PurePosixPath) -> tuple[int | None, tuple[str, ...]]:
     """The rank of the folder of masks that the picture lies in, if any, and its folders without words for either."""
     rank, kept = None, []
     for part in place.parent.parts:
@@ -105,12 +105,12 @@ def folder_key(place: PurePath) -> tuple[int | None, tuple[str, ...]]:
     return rank, tuple(kept)
 
 
-def in_image_folder(place: PurePath) -> bool:
+def in_image_folder(place: PurePosixPath) -> bool:
     """Whether a folder above the picture says that it holds images."""
     return any(_role(part)[0] == "images" for part in place.parent.parts)
 
 
-def neutral_folders(place: PurePath) -> list[str]:
+def neutral_folders(place: PurePosixPath) -> list[str]:
     """The folders above a picture, without words for images."""
     return [rest for part in place.parent.parts if (rest := part if _role(part)[0] is None else _role(part)[1])]
 
@@ -127,7 +127,7 @@ def _role(folder: str) -> tuple[int | str | None, str]:
     return ranks[0] if ranks else "images", "_".join(word for word in words if word not in known)
 
 
-def _images_of(mask: PurePath, by_key: dict[Key, list[PurePath]]) -> list[PurePath]:
+def _images_of(mask: PurePosixPath, by_key: dict[Key, list[PurePosixPath]]) -> list[PurePosixPath]:
     folders = folder_key(mask)[1]
     for stem in dict.fromkeys((mask.stem, mask_stem(mask.stem))):
         found = by_key.get((folders, stem.lower()), [])
@@ -141,8 +141,8 @@ def _number(stem: str) -> str:
     return found.group().lower() if found else ""
 
 
-def _pair_by_number(left: list[PurePath], pairing: Pairing) -> None:
-    waiting: dict[Key, list[PurePath]] = defaultdict(list)
+def _pair_by_number(left: list[PurePosixPath], pairing: Pairing) -> None:
+    waiting: dict[Key, list[PurePosixPath]] = defaultdict(list)
     for image, masks in pairing.masks.items():
         if not masks:
             waiting[folder_key(image)[1], _number(image.stem)].append(image)

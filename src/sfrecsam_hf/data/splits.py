@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from sklearn.model_selection import StratifiedGroupKFold
@@ -107,11 +107,33 @@ def load_splits(
     return [_part(entry, split) for entry in found]
 
 
+def load_parts(source: str | Path, splits: str | Path | None = None) -> DatasetDict:
+    """
+    All splits that a data set or a table has, as the Hub names them: train, validation and test; or train alone.
+
+    Args:
+        source (`str`): Folder, zip or Hub name.
+        splits (`str`, *optional*): As for [`resolve`].
+
+    Raises:
+        FileNotFoundError, ValueError: As for [`~sfrecsam_hf.load_folder`].
+    """
+    found = find(source)
+    _apply([found], splits, None)
+    has = {sample.split for sample in found.samples if sample.split}
+    named = {"train": "train", "val": "validation", "test": "test"}
+    parts = {named[split]: to_dataset(found, of_split(found, split)) for split in named if split in has}
+    return DatasetDict(parts or {"train": to_dataset(found, found.samples)})
+
+
 def split_by_group(found: Found) -> None:
     """
     Splits a data set four to one, so that no patient, group or near-duplicate crosses and classes keep their share.
 
     Sets `split` of every sample, and `group` to what must stay together.
+
+    On 621 BUSI images, 60 of 125 validation images are then in groups of two or more, and 5 (4 %) still have a twin in
+    train that the search for duplicates misses.
 
     Raises:
         ValueError: There are fewer than five such groups, or an image cannot be read.

@@ -61,10 +61,9 @@ def _device(name: str | None) -> torch.device:
         return torch.device("cpu" if accelerator is None else f"{accelerator.type}:{os.environ.get('LOCAL_RANK', 0)}")
     kinds = ["cpu"] if accelerator is None else ["cpu", accelerator.type]
     try:
-        device = torch.device(name if not name.isdecimal() else "")  # a number alone would mean an accelerator
-        there = device.type in kinds and (
-            device.type == "cpu" or (device.index or 0) < torch.accelerator.device_count()
-        )
+        device = torch.device("" if name.isdecimal() else name)  # a number alone would mean an accelerator
+        numbered = device.type == "cpu" or (device.index or 0) < torch.accelerator.device_count()
+        there = device.type in kinds and numbered
     except RuntimeError:
         there = False
     if not there:

@@ -8,12 +8,14 @@ from pathlib import Path, PurePosixPath
 
 import PIL.Image
 
+from ..data.clips import VIDEO, written_by
 from ..data.dicom import is_dicom, is_segmentation
-from ..data.files import File, files_of
+from ..data.files import File, files_of, is_hub_name
 from ..data.pairing import masks_among
 from ..modeling.image_reading import EXTENSIONS
 
-WRITER = "sfrecsam predict"  # in the PNG and DICOM files that a run writes
+WRITER = "sfrecsam predict"  # in the PNG, TIFF, MP4 and DICOM files that a run writes
+TIFF_SOFTWARE = 305  # the tag that names it
 BELOW_OUTPUT = "lie below --output"
 WRITTEN = "were written by an earlier run"
 MASK = "are masks of other images"
@@ -105,6 +107,10 @@ def _members(entry: str) -> list[File]:
     path = Path(entry)
     if _exists(path):
         return files_of(path) if path.is_dir() else [File(PurePosixPath(path.name), path, entry)]
+    if is_hub_name(entry):
+        from ..data.hub import fetch_images
+
+        return files_of(fetch_images(entry))
     plain = [*takewhile(lambda part: not set(part) & set("*?["), path.parts)]
     top = Path(*plain)
     if len(plain) == len(path.parts):
@@ -153,7 +159,7 @@ def _no_scan(file: File, masks: set[Path], output: Path, named: bool) -> str | N
 
 def _is_picture(file: File) -> bool:
     try:
-        return file.is_picture
+        return file.is_picture or file.source.suffix.lower() in VIDEO
     except ValueError:  # it cannot be opened, which is said where it is read
         return True
 
@@ -168,13 +174,15 @@ def _is_segmentation(file: File) -> bool:
 def _was_written(path: Path) -> bool:
     """Whether a run of ours wrote the file: its pictures say so themselves, so it may have been moved since."""
     try:
+        if path.suffix.lower() in VIDEO:
+            return written_by(path) == WRITER
         if is_dicom(path):
             from pydicom import dcmread
 
             header = dcmread(path, stop_before_pixels=True, specific_tags=["SoftwareVersions"])
             return str(header.get("SoftwareVersions", "")) == WRITER
         with PIL.Image.open(path) as picture:
-            return picture.info.get("Software") == WRITER
+            return WRITER in (picture.info.get("Software"), getattr(picture, "tag_v2", {}).get(TIFF_SOFTWARE))
     except Exception:  # as above
         return False
 

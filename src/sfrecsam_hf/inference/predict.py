@@ -1,7 +1,7 @@
 """Segments files, folders and globs into pictures and tables, in constant memory, on any number of processes."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -17,17 +17,22 @@ from PIL.PngImagePlugin import PngInfo
 from torch.accelerator import is_available
 from tqdm import tqdm
 
+from ..data.clips import is_clip, open_clip
 from ..data.dicom import DICOM_EXTENSIONS, Calibration, is_dicom, read_dicom
 from ..modeling.image_reading import max_megapixels, read_rgb
 from ..modeling.modeling_sfrecsam import SFRecSamModel
 from ..modeling.segmentation import Segmentation, segment_batch
+from .formats import Answer, check, encoded, joined_coco
 from .identity import checkpoint_hash, content_hash
 from .inputs import WRITER, Picture, find_pictures, shown
+from .predict_clip import ClipReport, predict_clip
+from .report import write_report
 from .tables import REMEMBERED, Part, Row, Tables, rows_of
-from .visualization import ADDED, AXES, CONTOUR, REMOVED, VIRIDIS, corrections, heatmap, keyed, overlay, with_axes
+from .visualization import ADDED, CONTOUR, REMOVED, VIRIDIS, answer_picture, corrections, heatmap, keyed
 from .writing import in_words, is_full, replacing
 
 UNCERTAINTY = {"1 bit": VIRIDIS[8], "0.5 bit": VIRIDIS[4], "0.25 bit": VIRIDIS[2]}
+Spacing = tuple[float, float] | None
 PATIENCE = timedelta(days=7)  # a process that has done its share waits for the others
 
 
@@ -41,12 +46,14 @@ class PredictionReport:
         problems (`list[str]`): A sentence for each input that could not be used.
         left_out (`list[str]`): A sentence for each kind of file that is no scan.
         kept (`int`): How many rows are those of an earlier run.
+        clips (`dict[str, ClipReport]`): What was found in each clip, by its name.
     """
 
     rows: list[Row] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
     kept: int = 0
+    clips: dict[str, ClipReport] = field(default_factory=dict)
 
 
 @dataclass
@@ -57,6 +64,7 @@ class _Scan:
     image: PIL.Image.Image
     calibration: Calibration
     content: str
+    is_dicom: bool
 
 
 def predict(
@@ -69,6 +77,9 @@ def predict(
     resume: bool = False,
     quiet: bool = False,
     mm_per_pixel: float | None = None,
+    formats: Sequence[str] = (),
+    report: bool = False,
+    frame: int = 1,
     **options: Any,
 ) -> PredictionReport:
     """
@@ -88,6 +99,9 @@ def predict(
         resume (`bool`): Keep an image's row of an earlier run if path, content, settings and checkpoint are the same.
         quiet (`bool`): No progress bar.
         mm_per_pixel (`float`, *optional*): Size of a pixel in images that do not tell it themselves.
+        formats (`Sequence[str]`): Of [`~sfrecsam_hf.inference.formats.FORMATS`], beside the pictures.
+        report (`bool`): Also write `report.html`, a page to look through.
+        frame (`int`): Frame of a clip that the prompts are on, counted from 1; followed from there in both directions.
         options: As for [`segment`].
 
     Raises:
@@ -95,24 +109,34 @@ def predict(
         OSError: The output folder cannot be written to, or its disk is full. What was done is kept.
         ValueError: There is no scan, or two scans would be written to the same place.
     """
+    for format in formats:
+        check(format)
     found, output = find_pictures(inputs, output), Path(output)
     state = PartialState(cpu=not is_available(), timeout=PATIENCE)
-    settings = (prompts or {}) | options | ({} if mm_per_pixel is None else {"mm_per_pixel": mm_per_pixel})
+    settings = {**(prompts or {}), **options, "mm_per_pixel": mm_per_pixel, "formats": sorted(formats)}
+    settings = {name: value for name, value in settings.items() if value not in (None, [])}
     asked = {"settings": json.dumps(settings, sort_keys=True), "checkpoint": checkpoint_hash(model, processor)}
-    run = _Run(model, processor, output, batch_size, prompts or {}, options, asked, mm_per_pixel)
-    names = [picture.name for picture in found.pictures]
+    run = _Run(model, processor, output, batch_size, prompts or {}, options, asked, mm_per_pixel, formats)
+    clips = [picture for picture in found.pictures if is_clip(picture.path)]
+    stills = [picture for picture in found.pictures if picture not in clips]
+    names = [picture.name for picture in stills]
     try:
         output.mkdir(parents=True, exist_ok=True)
         if state.is_main_process:
             Tables.read(output).write(output)
         state.wait_for_everyone()
-        finished = _finished(Tables.read(output), found.pictures, asked) if resume else set()
-        left = [picture for picture in found.pictures if picture.name not in finished]
+        finished = _finished(Tables.read(output), stills, asked) if resume else set()
+        left = [picture for picture in stills if picture.name not in finished]
         mine = left[state.process_index :: state.num_processes]
         run.segment(mine, Part(output, state.process_index), quiet or not state.is_main_process)
+        run.segment_clips(clips if state.is_main_process else [], frame, quiet)
         problems = gather_object(list(run.problems.items()))
         if state.is_main_process:
-            Tables.read(output).without(name for name, _ in problems).sorted(names).write(output)
+            tables = Tables.read(output).without(name for name, _ in problems).sorted(names)
+            tables.write(output)
+            _write_joined(output, tables, formats)
+            if report:
+                write_report(output, tables, model.config.presence_threshold)
         state.wait_for_everyone()
         tables = Tables.read(output)
     except OSError as error:
@@ -121,7 +145,7 @@ def predict(
         raise type(error)(in_words(error, output)) from error
     rows = [tables.images[name] for name in names if name in tables.images]
     sentences = [*found.missing, *(sentence for _, sentence in problems)]
-    return PredictionReport(rows, sentences, found.left_out_in_words(), len(finished))
+    return PredictionReport(rows, sentences, found.left_out_in_words(), len(finished), run.clips)
 
 
 def _finished(tables: Tables, pictures: list[Picture], asked: dict[str, str]) -> set[str]:
@@ -152,7 +176,25 @@ class _Run:
     options: dict[str, Any]
     asked: dict[str, str]
     mm_per_pixel: float | None
+    formats: Sequence[str]
     problems: dict[str, str] = field(default_factory=dict)
+    clips: dict[str, ClipReport] = field(default_factory=dict)
+
+    def segment_clips(self, clips: list[Picture], frame: int, quiet: bool) -> None:
+        """Segments clips one after the other; each is done anew, also where an earlier run did it."""
+        for picture in clips:
+            try:
+                clip = open_clip(picture.path)
+                prompts = {frame - 1: self.prompts} if self.prompts else None
+                options = {name: value for name, value in self.options.items() if name != "mirror"}
+                stem = self.output / picture.name
+                self.clips[picture.name] = predict_clip(
+                    self.model, self.processor, clip, stem, prompts, self.mm_per_pixel, quiet, **options
+                )
+            except Exception as error:  # whatever is wrong with one clip stops no other
+                if isinstance(error, OSError) and is_full(error):
+                    raise
+                self._report(picture, error)
 
     def segment(self, pictures: list[Picture], part: Part, quiet: bool) -> None:
         """Segments these images, and reads the next batch while the model works on this one."""
@@ -206,7 +248,10 @@ class _Run:
         try:
             spacings = [self._spacing(scan, lesion.placed(answer.mask.shape)) for lesion in answer.lesions]
             row, lesions = rows_of(scan.picture.name, answer, spacings)
-            _write(self.output / scan.picture.name, scan.image, answer, spacings)
+            name, label = shown(scan.picture.path.name), self.model.config.id2label[1]
+            dicom = scan.picture.path if scan.is_dicom else None
+            whole = Answer(name, scan.image, answer, next(iter(spacings), None), dicom, label)
+            _write(self.output / scan.picture.name, whole, spacings, self.formats)
         except Exception as error:
             if isinstance(error, OSError) and is_full(error):
                 raise
@@ -215,7 +260,7 @@ class _Run:
         remembered = (shown(scan.picture.path), scan.content, self.asked["settings"], self.asked["checkpoint"])
         part.add(row | dict(zip(REMEMBERED, remembered, strict=True)), lesions)
 
-    def _spacing(self, scan: _Scan, lesion: np.ndarray) -> tuple[float, float] | None:
+    def _spacing(self, scan: _Scan, lesion: np.ndarray) -> Spacing:
         given = None if self.mm_per_pixel is None else (self.mm_per_pixel, self.mm_per_pixel)
         return scan.calibration.spacing(lesion) or given
 
@@ -229,31 +274,37 @@ def _read(picture: Picture) -> _Scan:
     path = picture.path
     content = content_hash(path)
     if path.suffix.lower() in DICOM_EXTENSIONS or is_dicom(path):
-        return _Scan(picture, *read_dicom(path, shown(path)), content)
-    return _Scan(picture, read_rgb(path), Calibration(), content)
+        return _Scan(picture, *read_dicom(path, shown(path)), content, is_dicom=True)
+    return _Scan(picture, read_rgb(path), Calibration(), content, is_dicom=False)
 
 
-def _write(
-    stem: Path, image: PIL.Image.Image, found: Segmentation, spacings: list[tuple[float, float] | None]
-) -> None:
-    """The pictures of one image: all of them or none."""
-    lines = [lesion.axes(spacing or (1.0, 1.0)) for lesion, spacing in zip(found.lesions, spacings, strict=True)]
-    outlined = with_axes(overlay(image, found.mask), lines)
-    pictures = {
-        "mask": PIL.Image.fromarray(found.mask.astype(np.uint8) * 255),
-        "overlay": keyed(outlined, {"lesion": CONTOUR, "axes": AXES}, found.mask),
-        "uncertainty": keyed(heatmap(image, found.uncertainty), UNCERTAINTY, found.mask),
-        "corrections": keyed(
-            corrections(image, found.initial_mask, found.mask),
-            {"lesion": CONTOUR, "added": ADDED, "removed": REMOVED},
-            found.mask,
-        ),
-    }
+def _write_joined(output: Path, tables: Tables, formats: Sequence[str]) -> None:
+    """One COCO file of all images that have one, beside one for each."""
+    for format in {"coco", "coco-rle"} & set(formats):
+        ending = f"_{format.replace('-', '_')}.json"
+        files = [output / f"{name}{ending}" for name in tables.images if (output / f"{name}{ending}").is_file()]
+        with replacing(output / f"predictions{ending}") as fresh:
+            fresh.write_text(json.dumps(joined_coco(files)), encoding="utf-8")
+
+
+def _write(stem: Path, answer: Answer, spacings: list[Spacing], formats: Sequence[str]) -> None:
+    """The files of one image: all of them or none."""
+    image, found = answer.scan, answer.found
     written_by = PngInfo()
     written_by.add_text("Software", WRITER)
+    changed = {"lesion": CONTOUR, "added": ADDED, "removed": REMOVED}
+    pictures = {
+        "mask": PIL.Image.fromarray(found.mask.astype(np.uint8) * 255),
+        "overlay": answer_picture(image, found, spacings),
+        "uncertainty": keyed(heatmap(image, found.uncertainty), UNCERTAINTY, found.mask),
+        "corrections": keyed(corrections(image, found.initial_mask, found.mask), changed, found.mask),
+    }
     stem.parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as whole:
         for kind, picture in pictures.items():
             fresh = whole.enter_context(replacing(stem.with_name(f"{stem.name}_{kind}.png")))
             # A higher compression takes thrice the time for a tenth less.
             picture.save(fresh, format="PNG", compress_level=1, pnginfo=written_by)
+        for format in formats:
+            for ending, content in encoded(format, answer).items():
+                whole.enter_context(replacing(stem.with_name(stem.name + ending))).write_bytes(content)

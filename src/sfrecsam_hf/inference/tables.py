@@ -3,7 +3,7 @@
 import csv
 import json
 from collections.abc import Iterable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -136,10 +136,8 @@ class Part:
 
     def close(self) -> None:
         for file in self.files.values():
-            try:
+            with suppress(OSError):  # a full disk: the row that did not fit is not in the table
                 file.close()
-            except OSError:  # a full disk: the row that did not fit is not in the table
-                pass
 
 
 def rows_of(

@@ -10,6 +10,7 @@ from scipy import ndimage
 
 from ..modeling.image_reading import read_rgb
 from ..modeling.lesions import Axes
+from ..modeling.segmentation import Segmentation
 
 LINE = 2
 CONTOUR = (255, 194, 10)
@@ -17,6 +18,10 @@ TRUTH = (64, 176, 255)
 ADDED = (26, 133, 255)
 REMOVED = (230, 97, 0)
 AXES = (255, 255, 255)
+# Black outside, and eight colours (Okabe and Ito) again and again for numbered lesions.
+LESION_COLOURS = [(230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66)]
+LESION_COLOURS += [(0, 114, 178), (213, 94, 0), (204, 121, 167), (255, 255, 255)]
+LABEL_COLOURS = [(0, 0, 0), *(LESION_COLOURS * 32)[:255]]
 # Nine steps of viridis (matplotlib), so that a prediction needs no plotting library.
 VIRIDIS = [(68, 1, 84), (71, 45, 123), (59, 82, 139), (44, 114, 142), (33, 145, 140), (40, 174, 128)]
 VIRIDIS += [(94, 201, 98), (173, 220, 48), (253, 231, 37)]
@@ -60,6 +65,22 @@ def with_axes(picture: PIL.Image.Image, lesions: list[Axes]) -> PIL.Image.Image:
     return drawn
 
 
+def answer_picture(
+    image: PIL.Image.Image, found: Segmentation, spacings: list[tuple[float, float] | None]
+) -> PIL.Image.Image:
+    """
+    The image with the outlines of its lesions, their axes and a colour key.
+
+    Args:
+        image (`PIL.Image.Image`): Any mode.
+        found ([`Segmentation`]): Its answer.
+        spacings (`list`): Height and width of a pixel at each lesion, or None where pixels are square.
+    """
+    lines = [lesion.axes(spacing or (1.0, 1.0)) for lesion, spacing in zip(found.lesions, spacings, strict=True)]
+    picture = with_axes(overlay(image, found.mask), lines)
+    return keyed(picture, {"lesion": CONTOUR, "axes": AXES}, found.mask)
+
+
 def keyed(
     picture: PIL.Image.Image, colours: dict[str, tuple[int, int, int]], avoid: np.ndarray | None = None
 ) -> PIL.Image.Image:
@@ -99,7 +120,7 @@ def heatmap(image: PIL.Image.Image, values: np.ndarray) -> PIL.Image.Image:
         image (`PIL.Image.Image`): Any mode.
         values (`numpy.ndarray` of shape `(height, width)`): In [0, 1].
     """
-    gray = np.asarray(image.convert("L").convert("RGB"), dtype=np.float32)
+    gray = np.asarray(read_rgb(image).convert("L").convert("RGB"), dtype=np.float32)
     values = np.clip(values, 0, 1)
     steps = np.linspace(0, 1, len(VIRIDIS))
     colour = np.stack([np.interp(values, steps, channel) for channel in np.transpose(VIRIDIS)], axis=-1)
@@ -109,7 +130,7 @@ def heatmap(image: PIL.Image.Image, values: np.ndarray) -> PIL.Image.Image:
 
 def corrections(image: PIL.Image.Image, initial: np.ndarray, final: np.ndarray) -> PIL.Image.Image:
     """The image with pixels that the correctors added in blue and those they removed in orange."""
-    pixels = np.array(image.convert("L").convert("RGB"))
+    pixels = np.array(read_rgb(image).convert("L").convert("RGB"))
     pixels[contour(final, outline_width(image.size))] = CONTOUR
     pixels[final & ~initial] = ADDED
     pixels[initial & ~final] = REMOVED

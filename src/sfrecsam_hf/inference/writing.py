@@ -1,31 +1,45 @@
 """Files are written whole or not at all: an interrupted run or a full disk leaves what was there before."""
 
 import errno
+import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from .inputs import shown
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, main: bool = True) -> Iterator[Path]:
     """
     A place to write to beside `path`. It takes the place of `path` when the block ends, and is removed if it fails.
 
     Args:
-        path (`Path`): What is to be written.
+        path (`Path`): The file or folder that is to be written.
+        main (`bool`): Whether this process is the one of several that puts it in place.
     """
     fresh = path.with_name(f"{path.name}.new")
     try:
+        if main:
+            remove(fresh)  # of a process that was killed
         yield fresh
-        fresh.replace(path)
+        if main and path.is_dir() and fresh.is_dir():  # file by file, so that a checkpoint loads at any moment
+            for part in fresh.iterdir():
+                part.replace(path / part.name)
+            fresh.rmdir()
+        elif main:
+            fresh.replace(path)
     except BaseException:
-        try:
-            fresh.unlink(missing_ok=True)
-        except OSError:  # a name that is too long, or a folder that is gone
-            pass
+        with suppress(OSError):  # a name that is too long, or a folder that is gone
+            remove(fresh)
         raise
+
+
+def remove(path: Path) -> None:
+    """Removes a file or a folder, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    path.unlink(missing_ok=True)
 
 
 def is_full(error: OSError) -> bool:

@@ -96,7 +96,7 @@ def banded_attention(query: Tensor, key: Tensor, value: Tensor, vertical: Tensor
         bias = _bias(*relative_terms(query, vertical, horizontal))
         return F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
     heads = (part.flatten(0, 1).split(torch.get_num_threads()) for part in (query, key, value))
-    read = [_some_heads(*some, vertical, horizontal) for some in zip(*heads, strict=True)]
+    read = [_some_heads(some, keys, values, vertical, horizontal) for some, keys, values in zip(*heads, strict=True)]
     return torch.cat(read).unflatten(0, query.shape[:2])
 
 

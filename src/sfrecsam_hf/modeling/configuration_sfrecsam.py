@@ -128,6 +128,13 @@ class SFRecSamConfig(SamConfig):
             Its commit.
         adapters_only (`bool`, defaults to `False`):
             Whether the weight file beside this configuration holds only what was added to that SAM.
+        adapted_from (`str`, *optional*):
+            Folder or Hub name of the checkpoint that `sfrecsam adapt` fitted to a site; the weight file beside this
+            configuration holds only the difference.
+        adapted_revision (`str`, *optional*):
+            Its commit on the Hub.
+        adapted_fingerprint (`str`, *optional*):
+            SHA-256 of its weights.
     """
 
     model_type = "sfrecsam"
@@ -173,6 +180,9 @@ class SFRecSamConfig(SamConfig):
     base_model: str | None = None
     base_revision: str | None = None
     adapters_only: bool = False
+    adapted_from: str | None = None
+    adapted_revision: str | None = None
+    adapted_fingerprint: str | None = None
 
     def __post_init__(self, **kwargs):
         kwargs.pop("custom_pipelines", None)

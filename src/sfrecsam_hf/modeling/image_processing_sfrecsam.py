@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import PIL.Image
@@ -33,8 +33,13 @@ else:
 
 Size = tuple[int, int]
 
+if TYPE_CHECKING:  # what both backends have; each brings its own base
+    from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPil as Backend
+else:
+    Backend = object
 
-class SFRecSamImageProcessorKwargs(SamImageProcessorKwargs, total=False):
+
+class SFRecSamImageProcessorKwargs(SamImageProcessorKwargs, total=False):  # type: ignore[call-arg]
     r"""
     do_crop_border (`bool`, *optional*, defaults to `self.do_crop_border`):
         Whether to cut off the even frame around a scan, see [`ScanFrame`].
@@ -43,7 +48,7 @@ class SFRecSamImageProcessorKwargs(SamImageProcessorKwargs, total=False):
     do_crop_border: bool
 
 
-class _AnyImage:
+class _AnyImage(Backend):
     """What both backends share: reading, cutting the frame, the resized size, and the way back."""
 
     valid_kwargs = SFRecSamImageProcessorKwargs
@@ -258,8 +263,8 @@ class _AnyImage:
         """Masks at the size of each scan."""
         side = (pad_size or self.pad_size)["height"]
         masks = [
-            _without_padding(torch.as_tensor(mask), tuple(int(extent) for extent in reshaped), side)
-            for mask, reshaped in zip(masks, reshaped_input_sizes, strict=True)
+            _without_padding(torch.as_tensor(mask), (int(height), int(width)), side)
+            for mask, (height, width) in zip(masks, reshaped_input_sizes, strict=True)
         ]
         sizes = [frame.scan_size[::-1] for frame in frames]
         return super().post_process_masks(masks, sizes, reshaped_input_sizes, mask_threshold, binarize, pad_size)
@@ -299,9 +304,9 @@ class _AnyImage:
                 probability = logits[index].sigmoid()
                 mask = logits[index] > 0
             else:
-                size = tuple(int(side) for side in target_sizes[index])
+                height, width = (int(side) for side in target_sizes[index])
                 box = None if boxes is None else boxes[index]
-                (probability,), (found,) = self.lesion_masks(logits[index][None], size, box, picture)
+                (probability,), (found,) = self.lesion_masks(logits[index][None], (height, width), box, picture)
                 mask = torch.from_numpy(found).to(logits.device)
             result = mask.long()
             if return_segmentation_scores:

@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+import warnings
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -158,7 +159,7 @@ def check_size(size: tuple[int, int], name: str) -> None:
     megapixels, bound = size[0] * size[1] / 1e6, max_megapixels()
     if megapixels > bound:
         raise ValueError(
-            f"{name} is {size[0]}x{size[1]} pixels, {megapixels:.0f} megapixels of at most {bound:g}; "
+            f"{name} is {size[0]}x{size[1]} pixels, {megapixels:.3g} megapixels of at most {bound:g}; "
             f"save it smaller, or set {MEGAPIXELS_VARIABLE}."
         )
 
@@ -172,16 +173,21 @@ def open_image(file: Path | BinaryIO, name: str) -> PIL.Image.Image:
         ValueError: Pillow does not know the format, the file is damaged, or it has several frames.
     """
     try:
-        image = PIL.Image.open(file)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", PIL.Image.DecompressionBombWarning)  # our own bound is lower
+            image = PIL.Image.open(file)
     except PIL.Image.DecompressionBombError as error:
         raise ValueError(
             f"{name} is above Pillow's own bound; images need 2 to {MAX_SIDE} pixels a side and "
             f"at most {max_megapixels():g} megapixels."
         ) from error
     except (OSError, SyntaxError, ValueError) as error:
-        raise ValueError(f"{name} is not an image that Pillow can read; convert it to PNG.") from error
-    if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:  # a camera's MPO is one picture and its previews
-        raise ValueError(f"{name} has {image.n_frames} frames; export the one to use.")
+        known = Path(name).suffix.lower() in EXTENSIONS
+        remedy = "it is damaged, or no image; fetch or export it again" if known else "convert it to PNG"
+        raise ValueError(f"{name} is not an image that Pillow can read; {remedy}.") from error
+    frames = getattr(image, "n_frames", 1)
+    if image.format != "MPO" and frames > 1:  # a camera's MPO is one picture and its previews
+        raise ValueError(f"{name} has {frames} frames; export the one to use, or give it to `sfrecsam predict`.")
     _reduce(image, name)
     return image
 

@@ -73,7 +73,7 @@ class Lesion:
             spacing (`tuple[float, float]`, *optional*): Height and width of a pixel in millimetres.
         """
         drawn = self.axes()
-        measured = {
+        measured: dict[str, float | int | list[int]] = {
             "area": self.area,
             "box": list(self.box),
             "longest_diameter": drawn.longest,
@@ -261,8 +261,8 @@ def _text(picture: PIL.Image.Image) -> tuple[np.ndarray, np.ndarray]:
     """Bright strokes thinner than letters are, and all pixels as near to one as letters stand to each other."""
     gray = torch.from_numpy(np.array(picture.convert("L"), dtype=np.float32))[None, None]
     reach = max(2, round(max(picture.size) / 160))
-    window = {"kernel_size": 2 * reach + 1, "stride": 1, "padding": reach}
-    opened = F.max_pool2d(-F.max_pool2d(-gray, **window), **window)
+    window = 2 * reach + 1, 1, reach
+    opened = F.max_pool2d(-F.max_pool2d(-gray, *window), *window)
     strokes = gray - opened > STROKE_CONTRAST
     beside = F.max_pool2d(strokes.float(), 4 * reach + 1, stride=1, padding=2 * reach) > 0
     return strokes[0, 0].numpy(), beside[0, 0].numpy()

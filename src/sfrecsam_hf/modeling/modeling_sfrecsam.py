@@ -96,7 +96,7 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
     def from_pretrained(cls, pretrained_model_name_or_path: str, *model_args, **kwargs) -> "SFRecSamModel":
         """
         As for any model, but a damaged checkpoint is refused. Of one that holds only adapters, the SAM below them is
-        fetched too.
+        fetched too; of one that holds a site's adaptation, the checkpoint below it.
 
         With `output_loading_info=True` the caller judges what is missing, and nothing is refused for it.
 
@@ -107,9 +107,15 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
         from safetensors import SafetensorError
 
         from .adapters_only import load_base
+        from .site_adaptation import load_adapted
         from .whole_checkpoint import refuse_damaged, without_report
 
         source = pretrained_model_name_or_path
+        access = {name: kwargs[name] for name in ("token", "cache_dir", "local_files_only") if name in kwargs}
+        if source is not None:
+            settings, _ = SFRecSamConfig.get_config_dict(source, revision=kwargs.get("revision"), **access)
+            if settings.get("adapted_from"):
+                return load_adapted(cls, source, settings, *model_args, **kwargs)
         judged = source is not None and not kwargs.get("output_loading_info")
         try:
             if judged:
@@ -128,8 +134,7 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
                 info = {**info, "mismatched_keys": set()}
             refuse_damaged(model, info, source, kwargs)
         if model.config.adapters_only:
-            access = ("token", "cache_dir", "local_files_only")
-            load_base(model, **{name: kwargs[name] for name in access if name in kwargs})
+            load_base(model, **access)
             model.config.adapters_only = False
         return model if judged else loaded
 
@@ -539,7 +544,7 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
         batch, prompts, alternatives = decoded.iou_scores.shape
         images, target = checked_labels(labels, batch, prompts, prompt_labels)
         valid = prompted.image_embeddings.valid_region
-        terms = {}
+        terms: dict[str, Tensor] = {}
         if self.training_stage != 2:
             three = self.decode(prompted, multimask_output=True)
             terms |= base_losses(

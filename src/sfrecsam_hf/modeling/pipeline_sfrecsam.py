@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Mapping
 from copy import copy
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import PIL.Image
@@ -23,7 +23,13 @@ PROMPTS = ("input_points", "input_labels", "input_boxes")
 OPTIONS = ("mc_samples", "suspicion_threshold", "presence_threshold", "correctors", "mirror", "tidy")
 
 
-class _SFRecSamPipeline:
+if TYPE_CHECKING:  # what all pipelines have; each brings its own base
+    from transformers import Pipeline as AnyPipeline
+else:
+    AnyPipeline = object
+
+
+class _SFRecSamPipeline(AnyPipeline):
     """What the pipelines share: an image processor alone is loaded, and what is saved loads by every Auto class."""
 
     _load_image_processor = True
@@ -36,14 +42,16 @@ class _SFRecSamPipeline:
         super().__init__(*args, **kwargs)
         self.given_image_processor = self.image_processor
 
-    def __call__(self, *args: Any, batch_size: int | None = None, **options: Any) -> Any:
+    def __call__(
+        self, images: Any, batch_size: int | None = None, num_workers: int | None = None, **options: Any
+    ) -> Any:
         """Checks what would else change nothing, or everything, without a word."""
         if batch_size is not None and batch_size < 1:
             raise ValueError(f"batch_size={batch_size} must be 1 or more.")
         for name, value in options.items():
             if isinstance(value, float) and not math.isfinite(value):
                 raise ValueError(f"{name}={value} must be a finite number.")
-        return super().__call__(*args, batch_size=batch_size, **options)
+        return super().__call__(images, batch_size=batch_size, num_workers=num_workers, **options)  # type: ignore[misc]
 
     def check_model_type(self, supported_models: Any) -> None:
         """Says nothing: transformers' list cannot name a model that comes from the Hub."""
@@ -98,7 +106,7 @@ class LesionSegmentationPipeline(_SFRecSamPipeline, Pipeline):
             - **initial_mask** (`PIL.Image.Image` of mode `L`): The same before correction.
             - **probability** (`numpy.ndarray` of shape `(height, width)`): Of lesion, mean of the samples, in [0, 1].
             - **uncertainty** (`numpy.ndarray` of shape `(height, width)`): Predictive entropy in bits, in [0, 1].
-            - **box** (`list[int]`, *optional*): `[x1, y1, x2, y2]` around the largest lesion; None without a lesion.
+            - **box** (`list[int]`, *optional*): `[x1, y1, x2, y2]` around the largest lesion, or None.
             - **measurements** (`dict`): As from [`Segmentation.measurements`], in pixels.
 
         Raises:
@@ -113,8 +121,10 @@ class LesionSegmentationPipeline(_SFRecSamPipeline, Pipeline):
     def _sanitize_parameters(self, **parameters: Any) -> tuple[dict, dict, dict]:
         if unknown := sorted(parameters.keys() - {*PROMPTS, *OPTIONS}):
             raise ValueError(f"{', '.join(unknown)}: this pipeline takes only {', '.join((*PROMPTS, *OPTIONS))}.")
-        chosen = [{name: parameters[name] for name in names if name in parameters} for names in (PROMPTS, OPTIONS)]
-        return *chosen, {}
+        prompts, options = (
+            {name: parameters[name] for name in names if name in parameters} for names in (PROMPTS, OPTIONS)
+        )
+        return prompts, options, {}
 
     def preprocess(self, image: Any, **prompts: Any) -> dict[str, Any]:
         """Reads one image and takes its prompts along."""
@@ -171,7 +181,7 @@ class SFRecSamMaskGenerationPipeline(_SFRecSamPipeline, MaskGenerationPipeline):
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         # The frame is cut off the image, and not off the crops that the grid makes of its scan.
-        self.image_processor = copy(self.image_processor)
+        self.image_processor: Any = copy(self.image_processor)
         self.image_processor.do_crop_border = False
 
     def preprocess(self, image: ImageLike, **grid: Any) -> Iterator[dict[str, Any]]:

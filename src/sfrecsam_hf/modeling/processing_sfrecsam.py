@@ -14,7 +14,7 @@ from .scan_frame import ScanFrame
 LABELS = (1, 0, -1, ABSENT)  # the last two are SAM's words for no point
 
 
-class SFRecSamProcessorKwargs(ProcessingKwargs, total=False):
+class SFRecSamProcessorKwargs(ProcessingKwargs, total=False):  # type: ignore[call-arg]
     """What [`SFRecSamProcessor`] passes on to its image processor."""
 
     images_kwargs: SFRecSamImageProcessorKwargs
@@ -123,6 +123,11 @@ class SFRecSamProcessor(SamProcessor):
         limits = np.tile([width, height], coordinates.shape[-1] // 2)
         if not (absent | ((coordinates >= 0) & (coordinates <= limits))).all():
             raise ValueError(f"{name} {coordinates.tolist()} lie outside their image of {width}x{height} pixels.")
+        if coordinates.shape[-1] == 4 and not (absent[:, 2:] | (coordinates[:, 2:] > coordinates[:, :2])).all():
+            raise ValueError(
+                f"{name} {coordinates.tolist()} have no area in their image of {width}x{height} pixels; give x1 < x2 "
+                "and y1 < y2."
+            )
         width, height = frame.scan_size
         height, width = self.image_processor._get_preprocess_shape((height, width), self.target_size)
         return np.where(absent, ABSENT, frame.moved(coordinates, (width, height)))

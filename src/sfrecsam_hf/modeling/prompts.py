@@ -155,8 +155,8 @@ def given_prompts(
 
 def _check_inside(prompts: Prompts, image_size: int) -> None:
     words = (
-        f"{{}} lie outside the {image_size}-pixel input or are turned round; give coordinates inside the image, boxes "
-        "as (x1, y1, x2, y2)."
+        f"{{}} lie outside the {image_size} pixels of the model's input, or a box has x1 > x2 or y1 > y2; the "
+        "processor takes them in pixels of the image."
     )
     if prompts.points is not None:
         ok = ((prompts.points >= 0) & (prompts.points <= image_size)).all(-1) | (prompts.labels == ABSENT)

@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import SamConfig, SamModel
 
 from .configuration_sfrecsam import SFRecSamConfig
 from .training_stages import NEW_MODULES
+from .whole_checkpoint import refuse_broken, refuse_damaged, without_report
 
 # Original Segment Anything names, in the order in which they are replaced, and transformers' names.
 ORIGINAL_NAMES = (
@@ -64,7 +66,7 @@ def read_sam(source: str | Path, **hub_options: Any) -> tuple[dict[str, Any], di
         hub_options: Passed to `SamModel.from_pretrained`, such as `revision` and `token`.
 
     Raises:
-        FileNotFoundError, ValueError: It is no SAM checkpoint.
+        FileNotFoundError, ValueError: It is no SAM checkpoint, or a damaged one.
     """
     if Path(source).suffix not in (".pth", ".pt", ".bin"):
         return _read_folder(source, hub_options)
@@ -83,6 +85,7 @@ def read_sam(source: str | Path, **hub_options: Any) -> tuple[dict[str, Any], di
         for pattern, replacement in ORIGINAL_NAMES:
             name = re.sub(pattern, replacement, name)
         translated[name] = value
+    refuse_broken(translated, str(source))
     shared = translated["prompt_encoder.shared_embedding.positional_embedding"]
     translated["shared_image_embedding.positional_embedding"] = shared
     try:
@@ -102,15 +105,17 @@ def _read_folder(source: str | Path, hub_options: dict[str, Any]) -> tuple[dict[
                 f"{source} is a {config.model_type!r} checkpoint and not a SAM; an SF-RecSAM is loaded with "
                 "SFRecSamModel.from_pretrained(...)."
             )
-        model, info = SamModel.from_pretrained(source, config=config, output_loading_info=True, **hub_options)
+        with without_report():
+            asked = {"output_loading_info": True, "ignore_mismatched_sizes": True}
+            model, info = SamModel.from_pretrained(source, config=config, **asked, **hub_options)
     except SafetensorError as error:
         raise ValueError(f"The weight file of {source} is truncated or damaged ({error}); fetch it again.") from error
+    except (AttributeError, TypeError, StrictDataclassError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"config.json of {source} is damaged ({reason}); fetch it again.") from error
     except OSError as error:
         raise FileNotFoundError(f"{source} is neither a folder with a SAM nor a Hub repository in reach.") from error
-    if info["missing_keys"]:
-        raise ValueError(
-            f"{source} is no complete SAM checkpoint: it lacks {', '.join(sorted(info['missing_keys']))}."
-        )
+    refuse_damaged(model, {**info, "unexpected_keys": set()}, source, hub_options)
     return model.config.to_dict(), model.state_dict()
 
 

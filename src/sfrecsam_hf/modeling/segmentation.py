@@ -115,8 +115,8 @@ def segmentations(
     presence = outputs["presence_logits"].float().sigmoid()
     boxes = outputs.get("scan_boxes")
     results = []
-    for index, size in enumerate(original_sizes):
-        place = tuple(int(side) for side in size), None if boxes is None else boxes[index].tolist()
+    for index, (height, width) in enumerate(original_sizes):
+        place = (int(height), int(width)), None if boxes is None else boxes[index].tolist()
         if pictures is None:
             final, initial = image_processor.restore(logits[index], *place, outside=-torch.inf).sigmoid()
             masks = [(map_ > 0.5).cpu().numpy() for map_ in (final, initial)]

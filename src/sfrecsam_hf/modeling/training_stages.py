@@ -1,5 +1,7 @@
 """Which weights of SF-RecSAM train: the additions to a frozen SAM, and the two stages of the paper (section 3.4)."""
 
+from transformers import PreTrainedModel
+
 NEW_MODULES = (
     "adapter",
     "cross_attention",
@@ -18,13 +20,13 @@ class StagedTraining:
 
     training_stage: int | None = None
 
-    def freeze_base(self) -> int:
+    def freeze_base(self: PreTrainedModel) -> int:
         """Freezes every original SAM weight, leaving what SF-RecSAM adds, and returns how many numbers train."""
         for name, parameter in self.named_parameters():
             parameter.requires_grad_(any(part in name for part in NEW_MODULES))
         return self.num_parameters(only_trainable=True)
 
-    def train_stage(self, stage: int, freeze_base: bool = False) -> int:
+    def train_stage(self: PreTrainedModel, stage: int, freeze_base: bool = False) -> int:
         """
         Chooses what trains: 1, everything up to the initial mask; 2, the corrector and the uncertainty head alone.
 

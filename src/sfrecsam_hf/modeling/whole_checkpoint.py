@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from huggingface_hub import try_to_load_from_cache
 from safetensors import safe_open
+from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
@@ -41,7 +42,7 @@ def refuse_damaged(model: PreTrainedModel, info: dict[str, Any], source: str | P
     Refuses a model whose weights are not all and only those of its file, or are no finite floats.
 
     Args:
-        model ([`SFRecSamModel`]): As loaded.
+        model ([`~transformers.PreTrainedModel`]): As loaded, ours or a SAM.
         info (`dict`): What transformers notes about the loading: `missing_keys`, `unexpected_keys`, `mismatched_keys`.
         source (`str`): Folder or Hub name.
         access (`dict`): `cache_dir` and `revision`, as for `from_pretrained`.
@@ -69,7 +70,21 @@ def refuse_damaged(model: PreTrainedModel, info: dict[str, Any], source: str | P
     no_floats = [name for file in _files(source, access) for name in _no_floats(file)]
     if no_floats:
         raise ValueError(f"{named} has {len(no_floats)} weights that are no floats ({_some(no_floats)}); {REMEDY}.")
-    broken = [name for name, value in model.state_dict().items() if not (value.is_meta or torch.isfinite(value).all())]
+    refuse_broken(model.state_dict(), named)
+
+
+def refuse_broken(weights: dict[str, Tensor], named: str) -> None:
+    """
+    Refuses weights with NaN or infinity.
+
+    Args:
+        weights (`dict[str, torch.Tensor]`): By name.
+        named (`str`): What the error calls their file.
+
+    Raises:
+        ValueError: With the file and the first such weights.
+    """
+    broken = [name for name, value in weights.items() if not (value.is_meta or torch.isfinite(value).all())]
     if broken:
         raise ValueError(f"{named} has {len(broken)} weights with NaN or infinity ({_some(broken)}); {REMEDY}.")
 
@@ -81,13 +96,12 @@ def _some(names: Iterable[str]) -> str:
 
 def _files(source: str | Path, access: dict[str, Any]) -> list[Path]:
     """The weight files in a folder, or in the cache, where a model of the Hub lies after it has been loaded."""
-    folder = Path(source)
-    if not folder.is_dir():
-        known = {name: access[name] for name in ("cache_dir", "revision") if access.get(name) is not None}
-        files = (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME)
-        found = [try_to_load_from_cache(str(source), name, **known) for name in files]
-        folder = next((Path(path).parent for path in found if isinstance(path, str)), None)
-    return [] if folder is None else sorted(folder.glob("model*.safetensors"))
+    if Path(source).is_dir():
+        return sorted(Path(source).glob("model*.safetensors"))
+    known = {name: access[name] for name in ("cache_dir", "revision") if access.get(name) is not None}
+    files = (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME)
+    found = [try_to_load_from_cache(str(source), name, **known) for name in files]
+    return next((sorted(Path(path).parent.glob("model*.safetensors")) for path in found if isinstance(path, str)), [])
 
 
 def _no_floats(file: Path) -> list[str]:

@@ -27,7 +27,7 @@ PROTOCOLS = {
     "out-of-fold": "Each image was predicted by a model that had not seen it or its group, in {folds} folds. The "
     "published checkpoint was trained with the same settings on all of these images.",
     "held-out": "The checkpoint did not train on these images.",
-    "chosen-on": "These images chose the checkpoint, so the figures are too high.",
+    "chosen-on": "{chosen_on} of these images chose the checkpoint, so the figures are too high.",
     "trained-on": "The checkpoint trained on some of these images, so the figures are too high.",
     "unknown": "It is not recorded which images the checkpoint trained on.",
 }
@@ -106,11 +106,10 @@ class Evaluation:
     @property
     def measured_on(self) -> str:
         """Sentences on where the images came from: how they relate to the checkpoint, and which were left out."""
-        results = self.results
+        results = {"chosen_on": "Some"} | self.results
         sentences = [PROTOCOLS[results["protocol"]].format(**results), THRESHOLDS[results["thresholds"]]]
-        sentences += [
-            f"Left out: {number} images, {reason}." for reason, number in results["left_out"].items() if number
-        ]
+        if reasons := [f"{number} {reason}" for reason, number in results["left_out"].items() if number]:
+            sentences.append(f"Left out: {', '.join(reasons)}.")
         return " ".join(filter(None, sentences))
 
     def figure(self, name: str) -> str | None:

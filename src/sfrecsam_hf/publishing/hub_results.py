@@ -84,7 +84,8 @@ def write_eval_results(folder: Path, evaluations: Iterable[Evaluation], name: st
     for evaluation in evaluations:
         entries = [_entry(evaluation, column, name) for column in evaluation.columns if evaluation.lesions]
         if entries:
-            file = target / f"{evaluation.prefix.strip('/') or identifier(evaluation.data)}.yaml"
+            place = evaluation.prefix.strip("/") or identifier(evaluation.data).replace("/", "-")
+            file = target / f"{place}.yaml"
             file.write_text(yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False, allow_unicode=True))
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 from huggingface_hub import HfApi, RepoUrl
 from huggingface_hub.errors import HFValidationError, HTTPError, OfflineModeIsEnabled
 from huggingface_hub.utils import validate_repo_id
@@ -68,15 +68,21 @@ def push(
 
 
 def push_data(
-    dataset: Dataset, name: str, *, split: str | None = None, private: bool = False, license: str | None = None
+    dataset: Dataset | DatasetDict,
+    name: str,
+    *,
+    split: str | None = None,
+    private: bool = False,
+    license: str | None = None,
 ) -> str:
     """
     Uploads a data set with its images as Parquet files, writes its card, and returns its address.
 
     Args:
-        dataset (`datasets.Dataset`): With the columns of [`~sfrecsam_hf.data.loading.load_busi`].
+        dataset (`datasets.Dataset` or `datasets.DatasetDict`):
+            With the columns of [`~sfrecsam_hf.data.loading.load_busi`], or several by the name of their split.
         name (`str`): Hub name.
-        split (`str`, *optional*): Name of the split there; `"train"` if not given.
+        split (`str`, *optional*): Name of a single split there; `"train"` if not given.
         private (`bool`): Only you and your organisation may see it.
         license (`str`, *optional*): Identifier of the data's licence, as the Hub knows it.
 
@@ -86,7 +92,8 @@ def push_data(
     checked_name(name)
     with _one_sentence(name):
         repository = _repository(name, "dataset", private)
-        dataset.push_to_hub(repository.repo_id, split=split or "train")
+        for part, rows in dataset.items() if isinstance(dataset, DatasetDict) else [(split or "train", dataset)]:
+            rows.push_to_hub(repository.repo_id, split=part)
         write_data_card(repository.repo_id, license)
     return str(repository)
 

@@ -21,6 +21,7 @@ from safetensors.torch import load_model, save_model
 from torch.optim.swa_utils import AveragedModel
 
 from ..data.training_record import TrainingRecord
+from ..inference.writing import remove, replacing
 from ..modeling.configuration_sfrecsam import SFRecSamConfig
 from ..modeling.modeling_sfrecsam import SFRecSamModel
 from ..modeling.processing_sfrecsam import SFRecSamProcessor
@@ -66,28 +67,19 @@ class Progress:
 @contextmanager
 def replaced(path: Path, main: bool = True) -> Iterator[Path]:
     """
-    Yields the name of a fresh file or folder, which takes the place of `path` once it is complete.
+    As `replacing`, with one sentence for whatever keeps the file or folder from being written.
 
     Args:
-        path (`Path`): What is to be replaced, or made.
+        path (`Path`): What is to be written.
         main (`bool`): Whether this process is the one of several that puts it in place.
 
     Raises:
         OSError: It could not be written, for instance since the disk is full; `path` is as it was before.
     """
-    fresh = path.with_name(f"{path.name}.new")
     try:
-        if main:
-            _remove(fresh)
-        yield fresh
-        if main and path.is_dir():  # file by file, so that a checkpoint loads at any moment
-            for part in fresh.iterdir():
-                part.replace(path / part.name)
-            fresh.rmdir()
-        elif main:
-            fresh.replace(path)
+        with replacing(path, main) as fresh:
+            yield fresh
     except (OSError, RuntimeError, SafetensorError) as error:  # PyTorch and safetensors have their own for a full disk
-        _remove(fresh)
         reason = "PyTorch cannot write it" if isinstance(error, RuntimeError) else getattr(error, "strerror", error)
         free = shutil.disk_usage(path.parent).free / 1e6
         raise OSError(
@@ -117,7 +109,7 @@ class Checkpoints:
         accelerator, main = self.accelerator, self.accelerator.is_main_process
         name = f"state-{progress.stage}-{progress.step:06d}"
         if main:
-            _remove(self.folder / name)  # of a process that ended before `latest` named it
+            remove(self.folder / name)  # of a process that ended before `latest` named it
         with replaced(self.folder / name, main) as fresh:
             accelerator.wait_for_everyone()
             accelerator.save_state(str(fresh))
@@ -127,7 +119,8 @@ class Checkpoints:
                 if average is not None:
                     save_model(average.module, str(fresh / AVERAGE))
                 (fresh / PROGRESS).write_text(json.dumps(asdict(progress)))
-                digests = {path.name: _file_digest(path) for path in fresh.rglob("*") if path.is_file()}
+                files = [path for path in fresh.rglob("*") if path.is_file()]
+                digests = {str(path.relative_to(fresh)): _file_digest(path) for path in files}
                 (fresh / DIGESTS).write_text(json.dumps(digests))
         if not main:
             return
@@ -212,9 +205,3 @@ def digest(*arrays: np.ndarray) -> str:
 def _file_digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    path.unlink(missing_ok=True)

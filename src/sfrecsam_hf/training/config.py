@@ -168,8 +168,8 @@ class TrainingConfig:
             if not Path(path).is_file():
                 raise FileNotFoundError(f"{path} does not exist; give the YAML file of a training run.")
             try:
-                settings = yaml.safe_load(Path(path).read_text()) or {}
-            except yaml.YAMLError as error:
+                settings = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+            except (yaml.YAMLError, UnicodeDecodeError) as error:
                 raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from error
         if not isinstance(settings, dict):
             raise ValueError(f"{path} must be a mapping of settings to values.")

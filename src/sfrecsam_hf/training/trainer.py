@@ -103,6 +103,8 @@ class TrainingRun:
             step_scheduler_with_optimizer=False,
             kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
         )
+        if config.tracker is not None and not self.accelerator.log_with:
+            raise ValueError(f"tracker={config.tracker} is not installed; install it, or set another, or none.")
         processes = self.accelerator.num_processes
         self.progress = Progress() if self.resumed is None else saved_progress(self.resumed, processes)
         self.checkpoints = Checkpoints(self.output, self.accelerator, resolved.record)
@@ -253,10 +255,10 @@ class TrainingRun:
                 progress.averaged += 1
         terms = {name: float(term.detach()) for name, term in outputs.loss_terms.items()}
         if not all(math.isfinite(term) for term in terms.values()):
+            kept = f" The best model so far is in {self.checkpoints.best}." if self.checkpoints.best.exists() else ""
             raise FloatingPointError(
                 f"A loss term is not finite at step {progress.step} of stage {progress.stage} ({terms}); begin "
-                "another run with a lower learning_rate, or with mixed_precision no. The best model so far is in "
-                f"{self.checkpoints.best}."
+                f"another run with a lower learning_rate, or with mixed_precision no.{kept}"
             )
         terms["loss"] = float(outputs.loss.detach())
         progress.add(**{f"train/{name}": term for name, term in terms.items()})

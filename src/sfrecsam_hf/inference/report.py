@@ -1,0 +1,100 @@
+"""One page to look through, whole in itself: every image with its outline, uncertainty and measurements."""
+
+import base64
+import html
+import io
+import json
+from pathlib import Path
+
+import PIL.Image
+
+from .tables import Row, Tables
+from .writing import replacing
+
+REPORT = "report.html"
+SIDE = 360  # of a picture, in pixels
+NOTICE = "Research use only, not for diagnosis."
+STYLE = """
+:root { color-scheme: light dark; font: 15px/1.45 system-ui, sans-serif; }
+body { max-width: 64rem; margin: 1.5rem auto; padding: 0 1rem; }
+h1 { font-size: 1.4rem; } h2 { font-size: 1.05rem; margin: 0; overflow-wrap: anywhere; }
+article { border-top: 1px solid #8888; padding: 1rem 0; display: flex; flex-wrap: wrap; gap: 1rem; }
+figure { margin: 0; } figcaption { font-size: 0.85rem; opacity: 0.8; }
+img { display: block; max-width: 100%; height: auto; }
+section { flex: 1 1 16rem; min-width: 0; }
+table { border-collapse: collapse; font-size: 0.9rem; }
+th, td { text-align: right; padding: 0.15rem 0.6rem 0.15rem 0; }
+th { font-weight: 600; }
+"""
+
+
+def write_report(output: Path, tables: Tables, threshold: float) -> None:
+    """
+    Writes `report.html` out of the tables and the pictures beside them, one image after the other.
+
+    Args:
+        output (`Path`): Where the pictures are.
+        tables ([`Tables`]): What was measured.
+        threshold (`float`): Presence below which nothing is marked, where a row's settings do not tell it.
+    """
+    count, marked = len(tables.images), sum(bool(row["lesions"]) for row in tables.images.values())
+    with replacing(output / REPORT) as fresh, fresh.open("w", encoding="utf-8") as page:
+        page.write(
+            f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{count} images</title>'
+            '<meta name="viewport" content="width=device-width, initial-scale=1">'
+            f"<style>{STYLE}</style><h1>{count} images, {marked} with a lesion marked</h1><p>{NOTICE} "
+            "Presence is the model's probability that an image shows a lesion. Uncertainty is the mean entropy of its "
+            "pixels, from 0 (sure) to 1 bit (a coin toss). Diameters are the longest line and the longest at right "
+            "angles to it.</p>\n"
+        )
+        for name, row in tables.images.items():
+            own = json.loads(row["settings"] or "{}").get("presence_threshold", threshold)
+            page.write(_article(output, name, row, tables.lesions[name], own))
+        page.write("</html>\n")
+
+
+def presence_in_words(presence: float, threshold: float) -> str:
+    """What a presence means, beside the presence below which nothing is marked; both in [0, 1]."""
+    if presence < threshold:
+        return "No lesion seen"
+    return "Unsure" if presence < (1 + threshold) / 2 else "Lesion likely"
+
+
+def _article(output: Path, name: str, row: Row, lesions: list[Row], threshold: float) -> str:
+    pictures = [("overlay", "Outline and axes"), ("uncertainty", "Uncertainty")]
+    figures = "".join(_figure(output / f"{name}_{kind}.png", caption) for kind, caption in pictures)
+    presence = f"{presence_in_words(row['presence'], threshold)} (presence {row['presence']:.0%})"
+    marked = _table(lesions) if lesions else "<p>Nothing is marked.</p>"
+    return (
+        f"<article>{figures}<section><h2>{html.escape(name)}</h2><p>{presence}. "
+        f"{row['width']} x {row['height']} pixels.</p>{marked}</section></article>\n"
+    )
+
+
+def _table(lesions: list[Row]) -> str:
+    head = "<tr><th>Lesion<th>Area<th>Diameters<th>Probability<th>Uncertainty</tr>"
+    lines = []
+    for lesion in lesions:
+        metric = lesion["area_mm2"] is not None
+        suffix, unit, square = ("_mm", "mm", "mm\u00b2") if metric else ("", "px", "px")
+        area = f"{lesion['area_mm2']:.1f}" if metric else f"{lesion['area']}"
+        longest, across = (lesion[f"{kind}_diameter{suffix}"] for kind in ("longest", "perpendicular"))
+        lines.append(
+            f"<tr><td>{lesion['lesion']}<td>{area} {square}<td>{longest:.1f} x {across:.1f} {unit}"
+            f"<td>{lesion['probability']:.0%}<td>{lesion['mean_uncertainty']:.2f} bit</tr>"
+        )
+    return f"<table>{head}{''.join(lines)}</table>"
+
+
+def _figure(path: Path, caption: str) -> str:
+    if not path.is_file():
+        return f"<figure><figcaption>{caption}: the picture is gone</figcaption></figure>"
+    with PIL.Image.open(path) as picture:
+        small, content = picture.convert("RGB"), io.BytesIO()
+    small.thumbnail((SIDE, SIDE), PIL.Image.Resampling.LANCZOS)
+    small.save(content, format="JPEG", quality=85)
+    data = base64.b64encode(content.getvalue()).decode()
+    return (
+        f'<figure><img src="data:image/jpeg;base64,{data}" width="{small.width}" height="{small.height}" '
+        f'alt="{caption} of {html.escape(path.stem)}"><figcaption>{caption}</figcaption></figure>'
+    )
