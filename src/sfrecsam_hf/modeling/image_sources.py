@@ -7,7 +7,7 @@ import urllib.error
 import urllib.request
 from base64 import b64decode
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeAlias
 from urllib.parse import unquote, urlsplit
 
 import numpy as np
@@ -18,7 +18,7 @@ SCHEME = re.compile(r"^([a-z][a-z0-9+.\-]+):(?=//|image/)", re.IGNORECASE)
 SECONDS = 60
 SHOWN = 60  # characters of a text that is no path
 
-ImageLike = str | Path | PIL.Image.Image | np.ndarray | torch.Tensor | bytes | bytearray | io.IOBase
+ImageLike: TypeAlias = str | Path | PIL.Image.Image | np.ndarray | torch.Tensor | bytes | bytearray | io.IOBase
 
 
 def is_image(something: Any) -> bool:

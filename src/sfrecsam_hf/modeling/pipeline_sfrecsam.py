@@ -42,14 +42,16 @@ class _SFRecSamPipeline(AnyPipeline):
         super().__init__(*args, **kwargs)
         self.given_image_processor = self.image_processor
 
-    def __call__(self, *args: Any, batch_size: int | None = None, **options: Any) -> Any:
+    def __call__(
+        self, images: Any, batch_size: int | None = None, num_workers: int | None = None, **options: Any
+    ) -> Any:
         """Checks what would else change nothing, or everything, without a word."""
         if batch_size is not None and batch_size < 1:
             raise ValueError(f"batch_size={batch_size} must be 1 or more.")
         for name, value in options.items():
             if isinstance(value, float) and not math.isfinite(value):
                 raise ValueError(f"{name}={value} must be a finite number.")
-        return super().__call__(*args, batch_size=batch_size, **options)
+        return super().__call__(images, batch_size=batch_size, num_workers=num_workers, **options)  # type: ignore[misc]
 
     def check_model_type(self, supported_models: Any) -> None:
         """Says nothing: transformers' list cannot name a model that comes from the Hub."""
@@ -76,7 +78,7 @@ class LesionSegmentationPipeline(_SFRecSamPipeline, Pipeline):
     ```
     """
 
-    def __call__(
+    def __call__(  # type: ignore[override]
         self, images: Any, batch_size: int | None = None, num_workers: int | None = None, **options: Any
     ) -> dict[str, Any] | list[dict[str, Any]] | Iterator[dict[str, Any]]:
         """
