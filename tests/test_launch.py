@@ -36,7 +36,7 @@ def settings(folder: Path, output: Path, **changes) -> Path:
     dropout = {"vision_config": {**TINY_PARTS["vision_config"], "encoder_dropout": 0.0}, "sample_dropout": 0.0}
     common = {"epochs": 1, "correction_epochs": 1, "mc_samples": 2, "ema_decay": 0.0, "tracker": None, "overlays": 0}
     data = {"train": [str(folder)], "validation": [str(folder)], "output": str(output)}
-    chosen = {**data, **common, "overrides": {**TINY_PARTS, **dropout}, **changes}
+    chosen = {**data, **common, "overrides": {**TINY_PARTS, **dropout}, "branch": "random", **changes}
     TrainingConfig(**chosen).to_yaml(output.with_suffix(".yaml"))
     return output.with_suffix(".yaml")
 

@@ -28,6 +28,7 @@ def settings(folder: Path, output: Path, **changes) -> TrainingConfig:
         "validation": [str(folder)],
         "output": str(output),
         "overrides": TINY_PARTS,
+        "branch": "random",
         "epochs": 2,
         "correction_epochs": 1,
         "batch_size": 4,

@@ -22,6 +22,7 @@ def settings(folder: Path, output: Path, **changes) -> TrainingConfig:
         "validation": [str(folder)],
         "output": str(output),
         "overrides": TINY_PARTS,
+        "branch": "random",
         "epochs": 1,
         "correction_epochs": 2,
         "batch_size": 4,
