@@ -105,7 +105,7 @@ def viewer_value(scan: Scan, found: Segmentation, folder: Path, image: Path, tic
         "image": _served(image),
         "uncertainty": _served(Path(save(picture, folder / "uncertainty.png"))),
         "mask": rings(agreeing(found.final_probability, found.mask)),
-        "initial": rings(found.initial_mask),
+        "initial": rings(agreeing(found.initial_probability, found.initial_mask)),
         "reference": [] if scan.reference is None else rings(scan.reference),
         "axes": [axis for lesion in found.lesions for axis in _axes(lesion, spacing)],
         "mm_per_pixel": spacing,

@@ -138,9 +138,9 @@ def test_what_was_measured_otherwise_is_written_otherwise(folder, card, place, t
         results = results_of(moved)
         for mask in ("initial", "final"):
             results["columns"]["auto"][mask]["lesion"]["dice"] |= {"mean": 0.77777, "low": 0.01234, "high": 0.98765}
-        results["columns"]["oracle-point"]["uncertainty"]["auroc"] = 0.45678
+        results["columns"]["oracle-point"]["uncertainty"]["auroc"] = 0.11111
         (moved / "results.json").write_text(json.dumps(results))
-        expected = ("| Dice | 0.778 (0.012 to 0.988) | 0.778 (0.012 to 0.988) |", "| 0.457 /", "value: 0.7778")
+        expected = ("| Dice | 0.778 (0.012 to 0.988) | 0.778 (0.012 to 0.988) |", "| 0.111 /", "value: 0.7778")
     else:
         summary = json.loads((moved / "training_summary.json").read_text())
         summary["seconds"], summary["machine"], summary["processes"] = 90_000.0, "Abacus 3000", 1
@@ -202,6 +202,30 @@ def test_the_hubs_format_of_results_says_what_was_measured(folder):
             assert entry.source_url == f"https://huggingface.co/org/tiny/blob/main/{prefix}results.json"
             assert f"prompt {entry.task_id}" in entry.notes
             assert f"split {results['split'] or 'all'}" in entry.notes
+
+
+def test_a_data_set_with_and_without_some_images_has_two_sections(folder, tmp_path):
+    copy = tmp_path / "model"
+    shutil.copytree(folder, copy)
+    (copy / "samples" / "results.json").write_text(json.dumps(results_of(copy) | {"data": "Dataset_BUSI_with_GT all"}))
+    write_card(copy, "org/tiny")
+    assert re.findall(r"^### (.+)$", (copy / "README.md").read_text(), re.MULTILINE) == ["BUSI", "BUSI all"]
+    _, results = model_index_to_eval_results(metadata_load(copy / "README.md")["model-index"])
+    assert {result.dataset_type for result in results} == {"busi"}
+    assert {"BUSI, prompts: auto", "BUSI all, prompts: auto"} <= {result.dataset_name for result in results}
+
+
+def test_data_from_the_hub_keep_their_name(folder, tmp_path):
+    copy = tmp_path / "model"
+    shutil.copytree(folder, copy)
+    (copy / "results.json").write_text(json.dumps(results_of(copy) | {"data": "clinic/scans"}))
+    write_card(copy, "org/tiny")
+    (file,) = (copy / ".eval_results").glob("clinic*")
+    assert {entry.dataset_id for entry in parse_eval_result_entries(yaml.safe_load(file.read_text()))} == {
+        "clinic/scans"
+    }
+    _, results = model_index_to_eval_results(metadata_load(copy / "README.md")["model-index"])
+    assert "clinic/scans" in {result.dataset_type for result in results}
 
 
 PROTOCOLS = {

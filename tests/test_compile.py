@@ -83,7 +83,7 @@ def test_given_prompts_are_one_graph_for_every_number_of_them(model):
 
     # What is wrong is refused as the eager model does it, and so is what only the eager model can answer.
     given = prompts(4, 3, 2)
-    with pytest.raises(ValueError, match="input_boxes lie outside the 64-pixel input"):
+    with pytest.raises(ValueError, match="input_boxes lie outside the 64 pixels of the model's input"):
         compiled(images(4), **given | {"input_boxes": given["input_boxes"] + 40}, mc_samples=0)
     given["input_labels"][2, 1] = -10
     with pytest.raises(ValueError, match=r"input_labels hold -10.*run it eagerly"):

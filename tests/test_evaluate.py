@@ -111,10 +111,12 @@ def test_measurements_of_folds_add_up(loaded, samples, evaluated, tmp_path):
     whole = summarised(Measured.load(tmp_path / "fold.json") + folds[1])
     for column, summary in evaluated[0]["columns"].items():
         mine = whole["columns"][column]
-        assert mine["final"]["lesion"]["dice"]["mean"] == pytest.approx(summary["final"]["lesion"]["dice"]["mean"])
+        assert mine["final"]["lesion"]["dice"]["mean"] == pytest.approx(
+            summary["final"]["lesion"]["dice"]["mean"], abs=1e-4
+        )
         for figure in ("auroc", "top5_error_share"):
-            assert mine["uncertainty"][figure] == pytest.approx(summary["uncertainty"][figure])
-        assert mine["uncertainty"]["ece"]["mean"] == pytest.approx(summary["uncertainty"]["ece"]["mean"])
+            assert mine["uncertainty"][figure] == pytest.approx(summary["uncertainty"][figure], abs=1e-4)
+        assert mine["uncertainty"]["ece"]["mean"] == pytest.approx(summary["uncertainty"]["ece"]["mean"], abs=1e-4)
 
 
 @pytest.mark.parametrize("columns", [["oracle"], ["auto", "auto"], []])

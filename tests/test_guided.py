@@ -17,7 +17,9 @@ def disk(x, y, radius):
 
 def found(mask, score=0.5):
     probability = np.where(mask, 0.9, 0.1)
-    return Segmentation(mask, mask.copy(), probability, probability.copy(), np.full(SHAPE, score), 0.8, score)
+    maps = dict.fromkeys(("probability", "initial_probability", "final_probability"), probability)
+    masks = {"mask": mask, "initial_mask": mask.copy()}
+    return Segmentation(**masks, **maps, uncertainty=np.full(SHAPE, score), presence=0.8, score=score)
 
 
 def model(prompt):

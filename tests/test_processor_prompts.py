@@ -93,3 +93,9 @@ def test_bad_prompts_are_refused_in_one_sentence(prompts, message):
     with pytest.raises(ValueError, match=message) as error:
         PROCESSOR(IMAGES[0], **prompts)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("box", [[50, 10, 10, 30], [10, 10, 10, 30], [10, 30, 40, 30]])
+def test_a_box_without_area_is_refused_in_pixels_of_its_image(box):
+    with pytest.raises(ValueError, match=r"no area in their image of 80x40 pixels; give x1 < x2"):
+        PROCESSOR(IMAGES[:1], input_boxes=[box])

@@ -145,7 +145,7 @@ def test_jitter_stays_inside_and_keeps_boxes_upright():
 BAD = {
     "points of the wrong rank": ({"input_points": torch.ones(2, 1, 2)}, r"input_points must have shape"),
     "points of three numbers": ({"input_points": torch.ones(2, 1, 1, 3)}, r"input_points must have shape"),
-    "points outside": ({"input_points": torch.full((2, 1, 1, 2), 65.0)}, r"input_points lie outside the 64-pixel"),
+    "points outside": ({"input_points": torch.full((2, 1, 1, 2), 65.0)}, r"input_points lie outside the 64 pixels"),
     "negative points": ({"input_points": torch.full((2, 1, 1, 2), -1.0)}, r"input_points lie outside"),
     "NaN points": ({"input_points": torch.full((2, 1, 1, 2), float("nan"))}, r"input_points lie outside"),
     "labels alone": ({"input_labels": torch.ones(2, 1, 1)}, r"input_labels need input_points"),
@@ -158,7 +158,7 @@ BAD = {
         r"input_labels must be 1 \(lesion\), 0",
     ),
     "boxes of the wrong rank": ({"input_boxes": torch.ones(2, 4)}, r"input_boxes must have shape"),
-    "boxes turned round": ({"input_boxes": torch.tensor([[[30.0, 9, 10, 20]]] * 2)}, r"input_boxes lie .* turned"),
+    "boxes with x1 above x2": ({"input_boxes": torch.tensor([[[30.0, 9, 10, 20]]] * 2)}, r"input_boxes lie .* x1 > x2"),
     "boxes outside": ({"input_boxes": torch.tensor([[[1.0, 9, 10, 200]]] * 2)}, r"input_boxes lie outside"),
     "another batch": ({"input_points": torch.ones(3, 1, 1, 2)}, r"given for 3 images, but the batch has 2"),
     "other numbers of prompts": (

@@ -294,7 +294,8 @@ def disk(radius, teeth=0):
 def test_the_mask_before_correction_is_offered_where_it_may_be_better(corrected, why):
     before = disk(20)
     probability = np.where(before, 0.9, 0.05)
-    found = Segmentation(corrected, before, probability, probability, np.zeros((90, 90)), 0.9, 0.9)
+    maps = dict.fromkeys(("probability", "initial_probability", "final_probability", "uncertainty"), probability)
+    found = Segmentation(corrected, before, **maps, presence=0.9, score=0.9)
     assert (why in initial_is_better(found)) if why else (initial_is_better(found) == "")
 
 

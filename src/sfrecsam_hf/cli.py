@@ -347,7 +347,8 @@ def _evaluate(
         print(f"left out: {reasons}; --include-training-images keeps them")
     model, processor, batch_size, options = _loaded(**inference)
     folder = writable_folder(output)
-    source, name = inference["model"] or "bundled", Path(data).name.removesuffix(".zip")
+    source = inference["model"] or "bundled"
+    name = Path(data).name.removesuffix(".zip") if Path(data).exists() else data
     about = {
         "model": Path(source).name if Path(source).exists() else source,
         "data": name,

