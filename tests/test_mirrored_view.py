@@ -87,6 +87,13 @@ def test_pipeline_and_command_line_give_this_answer(tiny_checkpoint, model, proc
     (expected,) = segment(model, processor, [image], mirror=True)
     found = pipeline("lesion-segmentation", model=str(tiny_checkpoint))(image, mirror=True)
     np.testing.assert_allclose(found["probability"], expected.probability, atol=1e-4)
-    written = ["predict", str(tmp_path / "image.png"), "--model", str(tiny_checkpoint), "--output", str(tmp_path)]
+    written = [
+        "predict",
+        str(tmp_path / "image.png"),
+        "--model",
+        str(tiny_checkpoint),
+        "--output",
+        str(tmp_path / "out"),
+    ]
     assert main([*written, "--mirror"]) == 0
-    assert (np.asarray(PIL.Image.open(tmp_path / "image_mask.png")) > 0).tolist() == expected.mask.tolist()
+    assert (np.asarray(PIL.Image.open(tmp_path / "out" / "image_mask.png")) > 0).tolist() == expected.mask.tolist()

@@ -1,5 +1,7 @@
 """The coarse-mask head behind the automatic prompts, and what joins the high-resolution features to SAM's mask."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -68,7 +70,7 @@ class CoarseMaskHead(nn.Module):
         presence = self.presence(pooled).squeeze(-1)
         for level, narrow, climb in zip(self.levels, self.narrow, self.climb, strict=True):
             finer = STRIDES[self.token_level] / STRIDES[level]
-            size = [int(side * finer) for side in image_embeddings.shape[-2:]]
+            size = [math.ceil(side * finer) for side in image_embeddings.shape[-2:]]
             features = F.interpolate(narrow(features), size=size, mode="bilinear", align_corners=False)
             features = climb(stacked(features, *skipped[level]))
         return features, self.classify(features), presence
