@@ -25,7 +25,7 @@ def test_a_missing_file(processor, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"none\.png does not exist; check the path") as error:
         processor(tmp_path / "none.png")
     assert one_sentence(error)
-    with pytest.raises(FileNotFoundError, match="does not exist"):
+    with pytest.raises(FileNotFoundError, match="is a folder"):
         processor(tmp_path)
 
 
@@ -89,7 +89,7 @@ def test_arrays_of_a_strange_shape(processor, shape):
         processor([np.zeros(shape, np.uint8)])
 
 
-@pytest.mark.parametrize("thing", [None, 3, b"bytes", {"image": 1}, object()])
+@pytest.mark.parametrize("thing", [None, 3, {"image": 1}, object()])
 def test_things_that_are_no_image(processor, thing):
     with pytest.raises(ValueError, match=r"image 0 is a \w+; pass a path"):
         processor([thing])

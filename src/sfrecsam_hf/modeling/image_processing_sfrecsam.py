@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,7 +19,8 @@ from transformers.processing_utils import Unpack
 from transformers.utils import is_torchvision_available
 
 from .configuration_sfrecsam import IMAGE_PROCESSOR_AUTO_MAP
-from .image_reading import ImageLike, read_mask, read_rgb
+from .image_reading import read_mask, read_rgb
+from .image_sources import ImageLike, is_image
 from .lesions import smoothed, tidied
 from .model_outputs import EMPTY_LOGIT
 from .scan_frame import ScanFrame
@@ -231,6 +231,8 @@ class _AnyImage(Backend):
         Raises:
             ValueError: `scan_boxes` are needed and were not given.
         """
+        if not math.isfinite(mask_threshold):
+            raise ValueError(f"mask_threshold={mask_threshold} must be a finite number.")
         frames = self._frames(original_sizes, scan_boxes)
         scans = self._of_scans(masks, frames, reshaped_input_sizes, mask_threshold, binarize, pad_size)
         outside = 0 if binarize else EMPTY_LOGIT
@@ -398,11 +400,9 @@ def non_maximum_suppression(boxes: torch.Tensor, scores: torch.Tensor, threshold
 
 def as_list(images: Any, dimensions: int = 3) -> list[Any]:
     """One image, a stack of images along a first axis, or a sequence of images, as a list."""
-    if isinstance(images, (str, Path, PIL.Image.Image)):
-        return [images]
     if isinstance(images, (np.ndarray, torch.Tensor)):
         return list(images) if images.ndim > dimensions else [images]
-    return list(images)
+    return [images] if is_image(images) else list(images)
 
 
 class SFRecSamImageProcessorPil(_AnyImage, SamImageProcessorPil):

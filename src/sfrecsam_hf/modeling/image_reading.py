@@ -5,13 +5,14 @@ import os
 import re
 import warnings
 from pathlib import Path
-from typing import BinaryIO, TypeAlias
+from typing import Any, BinaryIO
 
 import numpy as np
 import PIL.Image
 import PIL.ImageOps
 import torch
-from transformers.image_utils import load_image
+
+from .image_sources import ImageLike, file_of, is_image
 
 MAX_SIDE = 16384
 MAX_MEGAPIXELS = 25.0  # about 26 bytes a pixel are needed to segment: 0.7 GB
@@ -26,8 +27,6 @@ MASK_NAME = re.compile(
 )
 NOISE = 0.04  # values that lossy compression leaves around a shape, as a share of the brightest
 
-ImageLike: TypeAlias = str | Path | PIL.Image.Image | np.ndarray | torch.Tensor
-
 logger = logging.getLogger(__name__)
 
 
@@ -39,24 +38,23 @@ def read_rgb(image: ImageLike, name: str = "image") -> PIL.Image.Image:
     [0, 255] or [0, 1]; transparency is laid over black, where there is no tissue.
 
     Args:
-        image (`str`, `Path`, `PIL.Image.Image`, `numpy.ndarray` or `torch.Tensor`):
-            Path, URL, or pixels: `(height, width)`, `(height, width, channels)` or `(channels, height, width)`.
+        image (`str`, `Path`, `PIL.Image.Image`, `numpy.ndarray`, `torch.Tensor`, `bytes` or a file open for bytes):
+            Path, address, base64, the bytes of a file, or pixels: `(height, width)`, `(height, width, channels)` or
+            `(channels, height, width)`.
         name (`str`): How to call it in an error.
 
     Raises:
         FileNotFoundError: There is no such file.
         ValueError: It is no image, is truncated, has NaN pixels or several frames, or its size is out of bounds.
     """
-    if isinstance(image, (str, Path)):
-        name, image = str(image), _open(str(image))
+    if not isinstance(image, PIL.Image.Image | np.ndarray | torch.Tensor):
+        image, name = _opened(image, name)
     if isinstance(image, PIL.Image.Image):
         check_size(image.size, name)
         image = _decoded(image, name)
         if image.mode[0] not in "IF":
             return _flattened(image)
         image = np.asarray(image)
-    if not isinstance(image, (np.ndarray, torch.Tensor)):
-        raise ValueError(f"{name} is a {type(image).__name__}; pass a path, URL, PIL image, array or tensor.")
     return PIL.Image.fromarray(_rgb_array(image, name))
 
 
@@ -80,8 +78,8 @@ def read_mask(mask: ImageLike, name: str = "mask") -> np.ndarray:
         FileNotFoundError, ValueError: As for [`read_rgb`]; or its values are negative or no numbers, or all of them
             lie below one half of [0, 1].
     """
-    if isinstance(mask, (str, Path)):
-        name, mask = str(mask), _open(str(mask))
+    if not isinstance(mask, PIL.Image.Image | np.ndarray | torch.Tensor | list):
+        mask, name = _opened(mask, name)
     if isinstance(mask, torch.Tensor):
         mask = mask.detach().cpu().numpy()
     if isinstance(mask, np.ndarray):
@@ -204,15 +202,11 @@ def _reduce(image: PIL.Image.Image, name: str) -> None:
     logger.warning("%s is read at 1/%d of its %dx%d pixels.", name, factor, width, height)
 
 
-def _open(source: str) -> PIL.Image.Image:
-    if source.startswith(("http://", "https://", "data:image/")):
-        return load_image(source)
-    path = Path(source)
-    if not path.is_file():
-        raise FileNotFoundError(f"{source} does not exist; check the path.")
-    if path.stat().st_size == 0:
-        raise ValueError(f"{source} is empty; fetch or export it again.")
-    return open_image(path, source)
+def _opened(source: Any, name: str) -> tuple[PIL.Image.Image, str]:
+    if not is_image(source):
+        raise ValueError(f"{name} is a {type(source).__name__}; pass a path, URL, PIL image, array or tensor.")
+    file, name = file_of(source, name)
+    return open_image(file, name), name
 
 
 def _decoded(image: PIL.Image.Image, name: str) -> PIL.Image.Image:

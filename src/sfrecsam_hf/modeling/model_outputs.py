@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers.utils import ModelOutput
 
-from .prompts import ABSENT, Prompts
+from .prompts import ABSENT, Prompts, required
 from .uncertainty import binary_entropy
 
 EMPTY_LOGIT = -20.0
@@ -269,6 +269,14 @@ def one_per_row(maps: Tensor | None) -> Tensor | None:
     return None if maps is None else maps.flatten(0, 2)[:, None]
 
 
+def share(name: str, given: float | None, configured: float) -> float:
+    """The given value of a threshold, or the configured one; a ValueError if it does not lie in [0, 1]."""
+    value = configured if given is None else given
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name}={value} must lie between 0 and 1.")
+    return value
+
+
 def repeated(maps: Tensor, times: int) -> Tensor:
     """Every row of `maps` so many times in a row, without a copy where that is once."""
     return maps if times == 1 else maps.repeat_interleave(times, dim=0)
@@ -279,11 +287,14 @@ def valid_region(
 ) -> Tensor:
     """True on the image and False on its padding, of shape `(batch, 1, height, width)`."""
     batch, _, height, width = pixel_values.shape
+    required(pixel_values, pixel_values.isfinite(), "pixel_values hold NaN or infinite values.")
     if pixel_mask is not None:
         return pixel_mask[:, None] > 0
     if reshaped_input_sizes is None:
         return torch.ones(batch, 1, height, width, dtype=torch.bool, device=pixel_values.device)
     sizes = torch.as_tensor(reshaped_input_sizes, device=pixel_values.device).view(-1, 2)
+    inside = (sizes >= 1) & (sizes <= torch.tensor([height, width], device=sizes.device))
+    sizes = required(sizes, inside, f"reshaped_input_sizes must be 1 to {height} rows and 1 to {width} columns.")
     rows = torch.arange(height, device=pixel_values.device) < sizes[:, :1]
     columns = torch.arange(width, device=pixel_values.device) < sizes[:, 1:]
     return (rows[:, :, None] & columns[:, None, :])[:, None]

@@ -12,6 +12,7 @@ from transformers.models.sam.modeling_sam import (
     SamTwoWayAttentionBlock,
 )
 from transformers.utils import logging
+from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import OutputRecorder
 
 from .coarse_mask_head import CoarseMaskHead, HighResolutionJoin
@@ -33,6 +34,7 @@ from .model_outputs import (
     emptied_below,
     one_per_row,
     repeated,
+    share,
     sizes_inside_padding,
     valid_region,
 )
@@ -192,6 +194,7 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
             pixel_mask (`torch.Tensor` of shape `(batch, image_size, image_size)`, *optional*):
                 In its place, for padding of any shape: 1 on the image, 0 on padding.
         """
+        kwargs["return_dict"] = True  # of the encoder, whatever `forward` is asked for
         valid = valid_region(pixel_values, reshaped_input_sizes, pixel_mask)
         pyramid = [] if self.branch is None else self.branch(pixel_values, valid.to(pixel_values.dtype))
         vision = self.vision_encoder(pixel_values, pyramid[-1] if pyramid else None, **kwargs)
@@ -225,6 +228,7 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
             reshaped_input_sizes = sizes_inside_padding(pixel_values)
         return self.encode(pixel_values, reshaped_input_sizes, **kwargs)
 
+    @can_return_tuple
     def forward(
         self,
         pixel_values: Tensor | None = None,
@@ -287,8 +291,9 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
         if (pixel_values is None) == (image_embeddings is None):
             raise ValueError("Give either pixel_values or image_embeddings, and not both.")
         mc_samples = self.config.mc_samples if mc_samples is None else mc_samples
-        if mc_samples < 0:
-            raise ValueError(f"mc_samples={mc_samples} must be 0 or more.")
+        if mc_samples < 0 or int(mc_samples) != mc_samples:
+            raise ValueError(f"mc_samples={mc_samples} must be 0 or more, and whole.")
+        share("presence_threshold", presence_threshold, 0.0)
         if unknown := set(correctors or ()) - set(self.config.correctors):
             raise ValueError(f"correctors={correctors} names {unknown}, but this model has {self.config.correctors}.")
         correcting = self.training_stage != 1 or not self.training
@@ -475,6 +480,7 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
         Returns:
             [`SFRecSamCorrection`], which [`SFRecSamOutput.from_stages`] joins with `decoded`.
         """
+        threshold = share("suspicion_threshold", suspicion_threshold, self.config.suspicion_threshold)
         shape = decoded.initial_masks.shape
         initial = one_per_row(decoded.initial_masks.detach())
         features = repeated(decoded.high_resolution_features.detach(), shape[1] * shape[2])
@@ -492,9 +498,7 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
             mutual_information=information,
             features=features,
             initial_logits=initial,
-            suspicion_threshold=self.config.suspicion_threshold
-            if suspicion_threshold is None
-            else suspicion_threshold,
+            suspicion_threshold=threshold,
             correctors=self.config.correctors if correctors is None else correctors,
         )
         maps = {
@@ -527,8 +531,7 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
         Returns:
             [`SFRecSamOutput`] in which the masks concerned are empty and nothing in them is suspicious.
         """
-        threshold = self.config.presence_threshold if presence_threshold is None else presence_threshold
-        return emptied_below(output, threshold)
+        return emptied_below(output, share("presence_threshold", presence_threshold, self.config.presence_threshold))
 
     def _loss_terms(
         self,

@@ -1,5 +1,6 @@
 """Pipelines: `lesion-segmentation`, and transformers' own `image-segmentation` and `mask-generation`."""
 
+import math
 from collections.abc import Iterator, Mapping
 from copy import copy
 from pathlib import Path
@@ -12,7 +13,8 @@ from torch.utils.data import Dataset
 from transformers import MaskGenerationPipeline, Pipeline
 from transformers.models.sam.image_processing_pil_sam import _mask_to_rle
 
-from .image_reading import ImageLike, read_rgb
+from .image_reading import read_rgb
+from .image_sources import ImageLike, is_image
 from .processing_sfrecsam import SFRecSamProcessor
 from .scan_frame import ScanFrame
 from .segmentation import Segmentation, segment_batch
@@ -40,6 +42,17 @@ class _SFRecSamPipeline(AnyPipeline):
         super().__init__(*args, **kwargs)
         self.given_image_processor = self.image_processor
 
+    def __call__(
+        self, images: Any, batch_size: int | None = None, num_workers: int | None = None, **options: Any
+    ) -> Any:
+        """Checks what would else change nothing, or everything, without a word."""
+        if batch_size is not None and batch_size < 1:
+            raise ValueError(f"batch_size={batch_size} must be 1 or more.")
+        for name, value in options.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"{name}={value} must be a finite number.")
+        return super().__call__(images, batch_size=batch_size, num_workers=num_workers, **options)  # type: ignore[misc]
+
     def check_model_type(self, supported_models: Any) -> None:
         """Says nothing: transformers' list cannot name a model that comes from the Hub."""
 
@@ -65,12 +78,12 @@ class LesionSegmentationPipeline(_SFRecSamPipeline, Pipeline):
     ```
     """
 
-    def __call__(
+    def __call__(  # type: ignore[override]
         self, images: Any, batch_size: int | None = None, num_workers: int | None = None, **options: Any
     ) -> dict[str, Any] | list[dict[str, Any]] | Iterator[dict[str, Any]]:
         """
         Args:
-            images: One image, as a path, URL, PIL image, array or tensor; or a mapping such as a row of a data set,
+            images: One image, as for [`SFRecSamImageProcessor.preprocess`]; or a mapping such as a row of a data set,
                 with `image` and, where wanted, its own `input_points`, `input_labels` and `input_boxes`; or a list, a
                 generator, a column of a data set, or any other iterable of these.
             batch_size (`int`, *optional*): Images at a time, 1 if not given; it does not change the masks.
@@ -83,7 +96,8 @@ class LesionSegmentationPipeline(_SFRecSamPipeline, Pipeline):
             mirror (`bool`, *optional*): Average the answer with that to the mirror image; takes twice the time.
 
         Returns:
-            A dictionary for one image, a list of them for a list, and an iterator for anything else:
+            A dictionary for one image, a list of them for a list, and an iterator for anything else; for an image with
+            several prompts a list with one dictionary for each:
 
             - **label** (`str`): `"lesion"`.
             - **score** (`float`): The model's own estimate of the mask's IoU, in [0, 1].
@@ -100,7 +114,7 @@ class LesionSegmentationPipeline(_SFRecSamPipeline, Pipeline):
         """
         if isinstance(images, list) and not images:
             raise ValueError("images is empty; pass at least one image.")
-        if not isinstance(images, ImageLike | Mapping | list | Dataset):
+        if not is_image(images) and not isinstance(images, Mapping | list | Dataset):
             images = (image for image in images)
         return super().__call__(images, batch_size=batch_size, num_workers=num_workers, **options)
 
@@ -121,14 +135,21 @@ class LesionSegmentationPipeline(_SFRecSamPipeline, Pipeline):
             image = image["image"]
         return {"image": read_rgb(image), "prompts": prompts}
 
-    def _forward(self, inputs: dict[str, Any], **options: Any) -> dict[str, list[Segmentation]]:
+    def _forward(self, inputs: dict[str, Any], **options: Any) -> dict[str, list[list[Segmentation]]]:
         images, prompts = inputs["image"], inputs["prompts"]
         pairs = list(zip(images, prompts, strict=True)) if isinstance(images, list) else [(images, prompts)]
-        return {"found": segment_batch(self.model, SFRecSamProcessor(self.image_processor), pairs, **options)}
+        answers = segment_batch(self.model, SFRecSamProcessor(self.image_processor), pairs, **options)
+        return {"found": [answer if isinstance(answer, list) else [answer] for answer in answers]}
 
     def postprocess(self, outputs: dict[str, Any]) -> Any:
         """The answer for one image."""
-        found = outputs["found"][0] if isinstance(outputs["found"], list) else outputs["found"]
+        found = outputs["found"]
+        found = found[0] if isinstance(found[0], list) else found  # a batch of one image is not unpacked
+        answers = [self.answer(one) for one in found]
+        return answers[0] if len(answers) == 1 else answers
+
+    def answer(self, found: Segmentation) -> dict[str, Any]:
+        """What is returned for one prompt of one image."""
         measurements = found.measurements()
         return {
             "label": self.model.config.id2label[1],
@@ -149,7 +170,9 @@ class SFRecSamImageSegmentationPipeline(LesionSegmentationPipeline):
     def postprocess(self, outputs: dict[str, Any]) -> list[dict[str, Any]]:
         """The answer for one image, as other models of this task give it."""
         found = super().postprocess(outputs)
-        return [] if found["box"] is None else [{name: found[name] for name in ("score", "label", "mask")}]
+        answers = found if isinstance(found, list) else [found]
+        shown = [answer for answer in answers if answer["box"] is not None]
+        return [{name: answer[name] for name in ("score", "label", "mask")} for answer in shown]
 
 
 class SFRecSamMaskGenerationPipeline(_SFRecSamPipeline, MaskGenerationPipeline):

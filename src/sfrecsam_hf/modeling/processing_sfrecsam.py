@@ -11,6 +11,8 @@ from .image_processing_sfrecsam import SFRecSamImageProcessorKwargs
 from .prompts import ABSENT
 from .scan_frame import ScanFrame
 
+LABELS = (1, 0, -1, ABSENT)  # the last two are SAM's words for no point
+
 
 class SFRecSamProcessorKwargs(ProcessingKwargs, total=False):  # type: ignore[call-arg]
     """What [`SFRecSamProcessor`] passes on to its image processor."""
@@ -146,6 +148,8 @@ def _points_and_labels(points: Any, labels: Any) -> tuple[np.ndarray, np.ndarray
         labels = [labels]
     if [len(prompt) for prompt in nested] != [len(prompt) for prompt in labels]:
         raise ValueError("input_labels must have one label for each of input_points.")
+    if not np.isin([label for prompt in labels for label in prompt], LABELS).all():
+        raise ValueError(f"input_labels must be 1 (lesion) or 0 (background), but are {labels}.")
     most = max(len(prompt) for prompt in nested)
     padded = np.full((len(nested), most, 2), float(ABSENT))
     padded_labels = np.full((len(nested), most), ABSENT)

@@ -125,11 +125,13 @@ def given_prompts(
         )
     if input_labels is not None:
         known = torch.tensor([1, 0, -1, ABSENT], device=input_labels.device)
-        input_labels = _required(
+        input_labels = required(
             input_labels,
             torch.isin(input_labels, known),
             f"input_labels must be 1 (lesion), 0 (background), or -1 or {ABSENT} (no point).",
         )
+    if input_masks is not None:
+        input_masks = required(input_masks, input_masks.isfinite(), "input_masks hold NaN or infinite values.")
     named = {"input_points": input_points, "input_boxes": input_boxes, "input_masks": input_masks}
     for name, value in named.items():
         if value is not None and value.shape[0] != batch_size:
@@ -153,24 +155,24 @@ def given_prompts(
 
 def _check_inside(prompts: Prompts, image_size: int) -> None:
     words = (
-        f"{{}} lie outside the {image_size} pixels of the model's input, or a box has x1 > x2 or y1 > y2; the processor "
-        "takes them in pixels of the image."
+        f"{{}} lie outside the {image_size} pixels of the model's input, or a box has x1 > x2 or y1 > y2; the "
+        "processor takes them in pixels of the image."
     )
     if prompts.points is not None:
         ok = ((prompts.points >= 0) & (prompts.points <= image_size)).all(-1) | (prompts.labels == ABSENT)
-        prompts.points = _required(prompts.points, ok, words.format("input_points"))
+        prompts.points = required(prompts.points, ok, words.format("input_points"))
     if prompts.boxes is not None:
         ordered = (prompts.boxes[:, 2:] >= prompts.boxes[:, :2]).all(-1)
         ok = ((prompts.boxes >= 0) & (prompts.boxes <= image_size)).all(-1) & ordered
-        prompts.boxes = _required(prompts.boxes, ok | ~has_box(prompts), words.format("input_boxes"))
+        prompts.boxes = required(prompts.boxes, ok | ~has_box(prompts), words.format("input_boxes"))
 
 
-def _required(prompt: Tensor, ok: Tensor, message: str) -> Tensor:
-    """The prompt, if all of `ok` is true; a ValueError if not, in a compiled graph too, but not in an exported one."""
+def required(prompt: Tensor, ok: Tensor, message: str) -> Tensor:
+    """The value, if all of `ok` is true; a ValueError if not, in a compiled graph too, but not in an exported one."""
     if torch.compiler.is_exporting():
         return prompt
     if torch.compiler.is_compiling():
-        return _required_in_graph(prompt, ok, message)
+        return required_in_graph(prompt, ok, message)
     if not bool(ok.all()):
         raise ValueError(message)
     return prompt
@@ -178,11 +180,11 @@ def _required(prompt: Tensor, ok: Tensor, message: str) -> Tensor:
 
 # A graph cannot branch on values. As an operator of its own the check is one opaque step of it.
 @torch.library.custom_op("sfrecsam::required", mutates_args=())
-def _required_in_graph(prompt: Tensor, ok: Tensor, message: str) -> Tensor:
-    return _required(prompt, ok, message).clone()
+def required_in_graph(prompt: Tensor, ok: Tensor, message: str) -> Tensor:
+    return required(prompt, ok, message).clone()
 
 
-@_required_in_graph.register_fake
+@required_in_graph.register_fake
 def _(prompt: Tensor, ok: Tensor, message: str) -> Tensor:
     return torch.empty_like(prompt)
 
@@ -244,9 +246,9 @@ def group_by_kind(prompts: Prompts, rows: int) -> list[tuple[Tensor, Prompts | N
             f"{{}} hold {ABSENT} for a prompt that is absent, which a compiled model cannot answer; run it eagerly."
         )
         if prompts.labels is not None:
-            prompts.labels = _required(prompts.labels, prompts.labels != ABSENT, words.format("input_labels"))
+            prompts.labels = required(prompts.labels, prompts.labels != ABSENT, words.format("input_labels"))
         if prompts.boxes is not None:
-            prompts.boxes = _required(prompts.boxes, has_box(prompts), words.format("input_boxes"))
+            prompts.boxes = required(prompts.boxes, has_box(prompts), words.format("input_boxes"))
         return [(torch.arange(rows), prompts)]
     kinds: dict[tuple[int, bool, bool], list[int]] = {}
     points = [0] * rows if prompts.labels is None else (prompts.labels != ABSENT).sum(dim=-1).tolist()

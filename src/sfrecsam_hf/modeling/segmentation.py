@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import PIL.Image
 import torch
+from torch import Tensor
 from transformers import BatchFeature, PreTrainedModel
 
 from .image_processing_sfrecsam import SFRecSamImageProcessorPil
@@ -17,6 +18,7 @@ from .image_reading import read_rgb
 from .lesions import Lesion, axes, find_lesions
 from .mirrored_view import both_views
 from .model_outputs import SFRecSamOutput
+from .prompts import ABSENT
 
 MAPS = ("mask", "initial_mask", "probability", "initial_probability", "final_probability", "uncertainty")
 
@@ -68,6 +70,9 @@ class Segmentation:
         }
 
 
+Answer = Segmentation | list[Segmentation]
+
+
 def diameters(mask: np.ndarray, spacing: tuple[float, float] = (1.0, 1.0)) -> tuple[float, float]:
     """
     Lengths of the [`axes`] of one lesion.
@@ -85,9 +90,10 @@ def segmentations(
     original_sizes: Iterable[tuple[int, int]],
     image_processor: SFRecSamImageProcessorPil,
     pictures: list[PIL.Image.Image] | None = None,
+    prompt: int = 0,
 ) -> list[Segmentation]:
     """
-    Brings a batch's output to the size of each image; the first mask of the first prompt.
+    Brings a batch's output to the size of each image; the first mask of one prompt.
 
     On a frame that the image processor cut off there is no lesion, for certain.
 
@@ -97,12 +103,13 @@ def segmentations(
         image_processor ([`SFRecSamImageProcessor`]): The one that prepared the batch.
         pictures (`list[PIL.Image.Image]`, *optional*): The images. With them the outlines are [`smoothed`] and the
             masks [`tidied`]; without them they are what the model says, pixel by pixel.
+        prompt (`int`): Which of an image's prompts.
 
     Returns:
         A [`Segmentation`] for each image.
     """
     logits, values = (
-        torch.stack([outputs[name][:, 0, 0].float() for name in names], dim=1)
+        torch.stack([outputs[name][:, prompt, 0].float() for name in names], dim=1)
         for names in (("pred_masks", "initial_masks"), ("mean_probability", "predictive_entropy"))
     )
     presence = outputs["presence_logits"].float().sigmoid()
@@ -125,7 +132,7 @@ def segmentations(
                 final_probability=final.cpu().numpy(),
                 uncertainty=uncertainty.cpu().numpy(),
                 presence=float(presence[index]),
-                score=float(outputs["iou_scores"][index, 0, 0]),
+                score=float(outputs["iou_scores"][index, prompt, 0]),
             )
         )
     return results
@@ -133,7 +140,7 @@ def segmentations(
 
 def segment(
     model: PreTrainedModel, processor: Any, images: Iterable[Any], batch_size: int = 4, **options: Any
-) -> Iterator[Segmentation]:
+) -> Iterator[Answer]:
     """
     Segments any number of images, a batch at a time, in constant memory.
 
@@ -146,8 +153,21 @@ def segment(
         options: Passed to [`SFRecSamModel.forward`], such as `mc_samples`; `mirror=True` averages the answer with that
             to the mirror image, see [`both_views`]; `tidy=False` gives the masks as the model says them, neither
             [`smoothed`] nor [`tidied`].
+
+    Returns:
+        Iterator of a [`Segmentation`] for each image; for an image with several prompts, of a list with one for each.
+
+    Raises:
+        FileNotFoundError, ValueError: An image, prompt or option cannot be used.
     """
-    remaining = iter(images)
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size} must be 1 or more.")
+    return _batches(model, processor, iter(images), batch_size, **options)
+
+
+def _batches(
+    model: PreTrainedModel, processor: Any, remaining: Iterator[Any], batch_size: int, **options: Any
+) -> Iterator[Answer]:
     # The next batch is read and prepared while the model works on this one.
     with ThreadPoolExecutor(max_workers=1) as worker:
         upcoming = worker.submit(_next_batch, processor, remaining, batch_size)
@@ -158,7 +178,7 @@ def segment(
 
 def segment_batch(
     model: PreTrainedModel, processor: Any, pairs: list[tuple[Any, dict[str, Any]]], **options: Any
-) -> list[Segmentation]:
+) -> list[Answer]:
     """
     Segments images in one forward pass.
 
@@ -167,6 +187,9 @@ def segment_batch(
         processor ([`SFRecSamProcessor`]): Belonging to the model.
         pairs (`list[tuple]`): Each image with its prompts, as for [`segment`].
         options: As for [`segment`].
+
+    Returns:
+        As from [`segment`].
     """
     return _answer(model, processor, *_prepare(processor, pairs), **options)
 
@@ -196,10 +219,27 @@ def _answer(
     mirror: bool = False,
     tidy: bool = True,
     **options: Any,
-) -> list[Segmentation]:
+) -> list[Answer]:
     inputs = {
         name: value.to(model.device, model.dtype if name == "pixel_values" else None) for name, value in inputs.items()
     }
     outputs = both_views(model, inputs, **options) if mirror else model(**inputs, **options)
     sizes = inputs["original_sizes"].tolist()
-    return segmentations(outputs, sizes, processor.image_processor, pictures if tidy else None)
+    shown = pictures if tidy else None
+    by_prompt = [
+        segmentations(outputs, sizes, processor.image_processor, shown, prompt)
+        for prompt in range(outputs["pred_masks"].shape[1])
+    ]
+    counts = _prompts_of_each(inputs, len(sizes))
+    by_image = [list(found[:count]) for found, count in zip(zip(*by_prompt, strict=True), counts, strict=True)]
+    return [found[0] if len(found) == 1 else found for found in by_image]
+
+
+def _prompts_of_each(inputs: dict[str, Tensor], images: int) -> list[int]:
+    """How many masks each image asks for: its rows that hold a prompt, or one that it prompts itself."""
+    rows = [
+        (inputs[name] != ABSENT).flatten(2).any(dim=-1) for name in ("input_labels", "input_boxes") if name in inputs
+    ]
+    if not rows:
+        return [1] * images
+    return torch.stack(rows).any(dim=0).sum(dim=1).clamp(min=1).tolist()
