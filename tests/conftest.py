@@ -18,6 +18,20 @@ from sfrecsam_hf.modeling.false_corrector import INITIAL_BIAS
 from sfrecsam_hf.training.summary import write_summary
 
 IMAGE_SIZE = 64
+# Files of tests that start browsers, servers or other processes, or that train, export or compile for long.
+SLOW = {
+    "test_compile.py",
+    "test_export.py",
+    "test_hub_auto_classes.py",
+    "test_hub_quick_start.py",
+    "test_hub_remote_code.py",
+    "test_launch.py",
+    "test_pipeline_torchvision.py",
+    "test_space_browser.py",
+    "test_space_deploy.py",
+    "test_training_equivalence.py",
+    "test_wheel.py",
+}
 SAMPLES = Path(__file__).resolve().parents[1] / "space" / "samples"
 TINY_PARTS = {
     "vision_config": {
@@ -39,6 +53,13 @@ TINY_PARTS = {
     "corrector_channels": 8,
     "mc_samples": 2,
 }
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks the tests of slow files; single ones carry the mark themselves."""
+    for item in items:
+        if item.path.name in SLOW:
+            item.add_marker(pytest.mark.slow)
 
 
 def tiny_config(**overrides) -> SFRecSamConfig:

@@ -6,7 +6,8 @@ from conftest import randomised, tiny_config, tiny_model
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers.models.sam.modeling_sam import SamVisionAttention
 
-from sfrecsam_hf import SFRecSamModel, SFRecSamVisionConfig, attention
+from sfrecsam_hf import SFRecSamModel, SFRecSamVisionConfig
+from sfrecsam_hf.modeling import attention
 from sfrecsam_hf.modeling.attention import SFRecSamVisionAttention
 
 WITHOUT_BIAS = ("unbiased", "folded", "banded")

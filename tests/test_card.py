@@ -204,6 +204,17 @@ def test_the_hubs_format_of_results_says_what_was_measured(folder):
             assert f"split {results['split'] or 'all'}" in entry.notes
 
 
+def test_a_data_set_with_and_without_some_images_has_two_sections(folder, tmp_path):
+    copy = tmp_path / "model"
+    shutil.copytree(folder, copy)
+    (copy / "samples" / "results.json").write_text(json.dumps(results_of(copy) | {"data": "Dataset_BUSI_with_GT all"}))
+    write_card(copy, "org/tiny")
+    assert re.findall(r"^### (.+)$", (copy / "README.md").read_text(), re.MULTILINE) == ["BUSI", "BUSI all"]
+    _, results = model_index_to_eval_results(metadata_load(copy / "README.md")["model-index"])
+    assert {result.dataset_type for result in results} == {"busi"}
+    assert {"BUSI, prompts: auto", "BUSI all, prompts: auto"} <= {result.dataset_name for result in results}
+
+
 def test_data_from_the_hub_keep_their_name(folder, tmp_path):
     copy = tmp_path / "model"
     shutil.copytree(folder, copy)

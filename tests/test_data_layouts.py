@@ -239,6 +239,34 @@ def test_any_folders_of_images_and_masks_are_paired(names, above, words, suffix,
     assert masks_among([*images, *images.values()]) == set(images.values())
 
 
+PARTS = st.sampled_from(["images", "masks", "GT", "labels", "train", "val", "benign", "patient1", "x", "Original"])
+STEMS = st.sampled_from(["a", "a_mask", "A_MASK_1", "a_other1", "mask_a", "b", "b_seg", "img_7", "mask_7", "mask"])
+
+
+@settings(max_examples=80, deadline=None)
+@given(tree=st.lists(st.tuples(st.lists(PARTS, max_size=3), STEMS), min_size=1, max_size=14))
+def test_no_picture_is_lost_in_any_tree(tmp_path_factory, tree):
+    root = tmp_path_factory.mktemp("tree")
+    for folders, stem in tree:
+        root.joinpath(*folders).mkdir(parents=True, exist_ok=True)
+        PIL.Image.new("L", (3, 3)).save(root.joinpath(*folders, f"{stem}.png"))
+    pictures = {str(path) for path in root.rglob("*.png")}
+    try:
+        found = recognise(str(root))
+    except ValueError as error:
+        if "holds no images with masks" not in str(error):
+            raise
+        return
+    used = [sample.image.whole for sample in found.samples]
+    masks = {mask.whole for sample in found.samples for mask in sample.masks}
+    told = {picture for picture in pictures if any(note.startswith(f"{picture} ") for note in found.unused)}
+    assert len(used) == len(set(used))
+    assert set(used) | masks | told == pictures
+    assert not set(used) & masks
+    assert not (set(used) | masks) & told
+    assert len({sample.name for sample in found.samples}) == len(found.samples)
+
+
 def coloured(root: Path, name: str, colour: tuple) -> None:
     image, mask = scan(40, 50, len(name))
     image.save(root / "images" / f"{name}.png")

@@ -344,3 +344,33 @@ def test_a_flag_that_makes_no_sense(tiny_checkpoint, scans, capsys, flags, said)
 def test_no_noise_of_libraries(run, scans):
     _code, said = run(scans, "--output", scans / "out")
     assert "Loading weights" not in said
+
+
+# Memory
+
+
+def test_a_batch_holds_no_more_pixels_than_one_image_may_have(run, scans, monkeypatch):
+    sizes = []
+    answer = prediction.segment_batch
+
+    def noted(model, processor, pairs, **options):
+        sizes.append([image.width * image.height for image, _ in pairs])
+        return answer(model, processor, pairs, **options)
+
+    for name, side in (("b", 100), ("c", 100), ("d", 400)):
+        PIL.Image.open(SCAN).resize((side, side)).save(scans / f"{name}.png")
+    monkeypatch.setenv("SFRECSAM_MAX_MEGAPIXELS", "0.1")
+    monkeypatch.setattr(prediction, "segment_batch", noted)
+    code, said = run(scans, "--output", scans / "out")
+    assert (code, names_of(scans / "out")) == (2, ["a", "b", "c"])
+    assert "d.png is 400x400 pixels" in said
+    assert max(map(sum, sizes)) <= 100_000
+
+
+def test_a_large_jpeg_is_read_smaller(run, scans, monkeypatch):
+    PIL.Image.open(SCAN).convert("L").resize((600, 800)).save(scans / "large.jpg")
+    monkeypatch.setenv("SFRECSAM_MAX_MEGAPIXELS", "0.2")
+    code, _said = run(scans, "--output", scans / "out")
+    assert code == 0
+    (row,) = [row for row in rows_of(scans / "out") if row["image"] == "large"]
+    assert (row["width"], row["height"]) == ("300", "400")

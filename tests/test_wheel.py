@@ -12,6 +12,7 @@ import numpy as np
 import PIL.Image
 import pytest
 from conftest import SAMPLES
+from hatchling.build import build_editable
 from packaging.requirements import Requirement
 
 from sfrecsam_hf import segment
@@ -19,8 +20,6 @@ from sfrecsam_hf.inference.checkpoints import load_checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
 SCAN = SAMPLES / "bus_0180-l.png"
-
-pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -124,3 +123,10 @@ def test_a_job_whose_extra_is_missing_names_it(bare, tmp_path):
     )
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1] == "sfrecsam: datasets is missing; run `pip install 'sfrecsam-hf[train]'`."
+
+
+def test_a_checkout_is_installed_editable(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    with zipfile.ZipFile(tmp_path / build_editable(str(tmp_path))) as archive:
+        (path,) = (name for name in archive.namelist() if name.endswith(".pth"))
+        assert archive.read(path).decode().split() == [str(ROOT / "src")]

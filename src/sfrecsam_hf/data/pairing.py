@@ -71,16 +71,17 @@ def pair(places: Iterable[PurePosixPath]) -> Pairing:
         named, in_folder = (named, set()) if len(named) < len(places) else (set(), set())
     candidates = [place for place in places if place not in in_folder]
     plain = [place for place in candidates if place not in named]
+    keys = {(folder_key(place)[1], place.stem.lower()) for place in plain}
     by_key: dict[Key, list[PurePosixPath]] = defaultdict(list)
-    for place in plain:
-        by_key[folder_key(place)[1], place.stem.lower()].append(place)
     pairing = Pairing()
-    for place in plain:  # before masks are dealt, or an outline of something else would be an image without a mask
+    for place in plain:
+        key = folder_key(place)[1], place.stem.lower()
         base = OTHER_FINDING.sub("", place.stem)
-        if base != place.stem and (folder_key(place)[1], base.lower()) in by_key:
+        if base != place.stem and (key[0], base.lower()) in keys and key not in drawn:
             pairing.unused[place] = "outlines something else than the lesion"
         else:
             pairing.masks[place] = []
+            by_key[key].append(place)
     left = []
     for place in places:
         if place in named or place in in_folder:

@@ -131,7 +131,7 @@ class TrainingRecord:
             include (`bool`): Leave none out.
         """
         found = prints(dataset, source)
-        trained = np.array([mark.content in {known.content for known in self.train} for mark in found], dtype=bool)
+        trained = _identical(found, self.train)
         near = _alike(found, self.train)
         if trained.any():
             numbers = np.array(near_duplicate_groups(list(dataset["image"])))
@@ -146,8 +146,7 @@ class TrainingRecord:
             "of the patient or group of a training image": related & ~trained & ~near,
         }
         seen = trained | near | related
-        chosen = np.array([mark.content in {known.content for known in self.validation} for mark in found], dtype=bool)
-        chosen &= ~seen
+        chosen = _identical(found, self.validation) & ~seen
         protocol = CHOSEN_ON if chosen.any() else HELD_OUT
         if include and seen.any():
             return Judgement(TRAINED_ON, list(range(len(found))), {}, int(chosen.sum()))
@@ -200,6 +199,11 @@ def perceptual_hash(image: PIL.Image.Image) -> str:
     small = image.convert("L").resize((SIDE, SIDE), PIL.Image.Resampling.BOX)
     frequencies = dctn(np.asarray(small, dtype=np.float64))[:FREQUENCIES, :FREQUENCIES].ravel()[1:]
     return np.packbits(frequencies > 0).tobytes().hex()
+
+
+def _identical(found: list[Print], known: set[Print]) -> np.ndarray:
+    contents = {mark.content for mark in known}
+    return np.array([mark.content in contents for mark in found], dtype=bool)
 
 
 def _alike(found: list[Print], known: set[Print]) -> np.ndarray:

@@ -259,13 +259,25 @@ def _holes(mask: np.ndarray) -> np.ndarray:
 
 def _text(picture: PIL.Image.Image) -> tuple[np.ndarray, np.ndarray]:
     """Bright strokes thinner than letters are, and all pixels as near to one as letters stand to each other."""
-    gray = torch.from_numpy(np.array(picture.convert("L"), dtype=np.float32))[None, None]
+    gray = np.array(picture.convert("L"), dtype=np.int16)
     reach = max(2, round(max(picture.size) / 160))
-    window = 2 * reach + 1, 1, reach
-    opened = F.max_pool2d(-F.max_pool2d(-gray, *window), *window)
+    opened = _highest(-_highest(-gray, reach), reach)
     strokes = gray - opened > STROKE_CONTRAST
-    beside = F.max_pool2d(strokes.float(), 4 * reach + 1, stride=1, padding=2 * reach) > 0
-    return strokes[0, 0].numpy(), beside[0, 0].numpy()
+    return strokes, _highest(strokes.astype(np.int16), 2 * reach) > 0
+
+
+def _highest(values: np.ndarray, reach: int) -> np.ndarray:
+    """The highest value in the square within `reach` pixels: along one axis, then the other, in doubling steps."""
+    for axis in (0, 1):
+        values = np.moveaxis(values, axis, 0)
+        values = np.pad(values, ((reach, reach), (0, 0)), constant_values=np.iinfo(values.dtype).min)
+        width, wanted = 1, 2 * reach + 1
+        while width < wanted:
+            step = min(width, wanted - width)
+            values = np.maximum(values[:-step], values[step:])
+            width += step
+        values = np.moveaxis(values, 0, axis)
+    return values
 
 
 __all__ = ["Axes", "Lesion", "axes", "components", "find_lesions", "smoothed", "tidied"]

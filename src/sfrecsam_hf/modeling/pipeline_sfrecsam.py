@@ -78,7 +78,7 @@ class LesionSegmentationPipeline(_SFRecSamPipeline, Pipeline):
     ```
     """
 
-    def __call__(
+    def __call__(  # type: ignore[override]
         self, images: Any, batch_size: int | None = None, num_workers: int | None = None, **options: Any
     ) -> dict[str, Any] | list[dict[str, Any]] | Iterator[dict[str, Any]]:
         """

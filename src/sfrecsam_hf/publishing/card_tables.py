@@ -22,6 +22,7 @@ OF_GROUPS = ("dice", "hd95")
 GROUPS = ("benign", "malignant", "small", "medium", "large")
 FOUND = {"iou_50": "lesions found, IoU at least 0.5", "any": "lesions touched by the mask"}
 DATA_SETS = {"busi": "BUSI", "busbra": "BUS-BRA", "busuclm": "BUS-UCLM"}
+ALL = " all"  # behind the name of a data set: no image is left out
 NEEDED = {"columns", "data", "images", "left_out", "machine", "protocol", "split", "thresholds", "worst"}
 PROTOCOLS = {
     "out-of-fold": "Each image was predicted by a model that had not seen it or its group, in {folds} folds. The "
@@ -39,14 +40,15 @@ THRESHOLDS = {
 
 
 def public_name(name: str) -> str:
-    """The name that the field knows a data set by, if the folder's name contains it."""
+    """The name that the field knows a data set by, if the folder's name contains it; "all" behind it stays."""
     plain = name.lower().replace("-", "").replace("_", "")
-    return next((known for part, known in DATA_SETS.items() if part in plain), name)
+    known = next((known for part, known in DATA_SETS.items() if part in plain), None)
+    return name if known is None else known + ALL * name.endswith(ALL)
 
 
 def identifier(name: str) -> str:
     """A data set's name as card metadata write it."""
-    return public_name(name).lower().replace(" ", "-")
+    return public_name(name.removesuffix(ALL)).lower().replace(" ", "-")
 
 
 @dataclass

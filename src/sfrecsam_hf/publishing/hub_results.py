@@ -13,7 +13,7 @@ from huggingface_hub import EvalResult, EvalResultEntry, eval_result_entries_to_
 from huggingface_hub.constants import EVAL_RESULTS_FOLDER
 
 from ..evaluation.measured import METRICS
-from .card_tables import FOUND, SHOWN, Evaluation, identifier, with_interval
+from .card_tables import ALL, FOUND, SHOWN, Evaluation, identifier, with_interval
 
 HUB = "https://huggingface.co"
 
@@ -32,7 +32,7 @@ def model_index(evaluations: Iterable[Evaluation], name: str) -> list[EvalResult
             task_name="Lesion segmentation",
             dataset_type=identifier(evaluation.data),
             dataset_name=f"{evaluation.data}, prompts: {column}",
-            dataset_config=column,
+            dataset_config=f"{column}, all images" if evaluation.data.endswith(ALL) else column,  # tells results apart
             dataset_split=evaluation.results["split"],
             metric_type=metric,
             metric_name=title,
