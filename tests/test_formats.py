@@ -11,8 +11,7 @@ from scipy import ndimage
 
 from sfrecsam_hf import load_folder
 from sfrecsam_hf.cli import main
-from sfrecsam_hf.inference.answer import Answer
-from sfrecsam_hf.inference.formats import FORMATS, check, joined_coco, write
+from sfrecsam_hf.inference.formats import FORMATS, Answer, check, joined_coco, write
 from sfrecsam_hf.inference.inputs import WRITER, find_pictures
 from sfrecsam_hf.inference.outlines import outlines, signed_area
 from sfrecsam_hf.modeling.segmentation import Segmentation

@@ -11,7 +11,7 @@ import pydicom
 from pydicom.sr.codedict import codes
 from pydicom.uid import generate_uid
 
-from .answer import Answer
+from .answers import Answer
 from .inputs import WRITER
 from .visualization import answer_picture
 

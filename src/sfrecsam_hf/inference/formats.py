@@ -14,7 +14,7 @@ import numpy as np
 import PIL.Image
 from PIL.PngImagePlugin import PngInfo
 
-from .answer import Answer
+from .answers import Answer
 from .inputs import WRITER
 from .outlines import outlines
 from .visualization import LABEL_COLOURS

@@ -22,8 +22,7 @@ from ..data.dicom import DICOM_EXTENSIONS, Calibration, is_dicom, read_dicom
 from ..modeling.image_reading import max_megapixels, read_rgb
 from ..modeling.modeling_sfrecsam import SFRecSamModel
 from ..modeling.segmentation import Segmentation, segment_batch
-from .answer import Answer
-from .formats import check, encoded, joined_coco
+from .formats import Answer, check, encoded, joined_coco
 from .identity import checkpoint_hash, content_hash
 from .inputs import WRITER, Picture, find_pictures, shown
 from .predict_clip import ClipReport, predict_clip

@@ -1,4 +1,4 @@
-"""One image with its answer, as the writers of files take it."""
+"""What is written of one image, in whatever format."""
 
 from dataclasses import dataclass
 from pathlib import Path
