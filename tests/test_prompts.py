@@ -158,7 +158,10 @@ BAD = {
         r"input_labels must be 1 \(lesion\), 0",
     ),
     "boxes of the wrong rank": ({"input_boxes": torch.ones(2, 4)}, r"input_boxes must have shape"),
-    "boxes with x1 above x2": ({"input_boxes": torch.tensor([[[30.0, 9, 10, 20]]] * 2)}, r"input_boxes lie .* x1 > x2"),
+    "boxes with x1 above x2": (
+        {"input_boxes": torch.tensor([[[30.0, 9, 10, 20]]] * 2)},
+        r"input_boxes lie .* x1 > x2",
+    ),
     "boxes outside": ({"input_boxes": torch.tensor([[[1.0, 9, 10, 200]]] * 2)}, r"input_boxes lie outside"),
     "another batch": ({"input_points": torch.ones(3, 1, 1, 2)}, r"given for 3 images, but the batch has 2"),
     "other numbers of prompts": (
