@@ -49,6 +49,7 @@ def build(actions: Actions, root: Path) -> gr.Blocks:
             time_to_live=IDLE_SECONDS,
             delete_callback=Visit.end,
         )
+        visit.load_event_to_attach = None  # begun by the first action, not by each page that is only looked at
         gr.Markdown(appearance.HEADER, elem_id="header")
         with gr.Tabs():
             with gr.Tab("Segment", id="segment"):

@@ -87,13 +87,17 @@ class Visit:
         """
         upload = Path(named)
         own = self.folder / "uploads" / upload.parent.name / upload.name
-        is_upload = upload.parent.parent == self.folder.parent and UPLOAD_FOLDER.fullmatch(upload.parent.name)
-        if is_upload and own.is_file():
-            return own
-        if not is_upload or upload.is_symlink() or upload.parent.is_symlink() or not upload.is_file():
+        known = upload.parent.parent == self.folder.parent and UPLOAD_FOLDER.fullmatch(upload.parent.name)
+        linked = upload.is_symlink() or upload.parent.is_symlink()
+        if known and not linked and upload.is_file() and not (own.is_file() and own.samefile(upload)):
+            own.parent.mkdir(parents=True, exist_ok=True)
+            fresh = (
+                self.folder / f"incoming-{next(self._numbers)}"
+            )  # sent again: the newest is what goes with the visit
+            os.link(upload, fresh)
+            fresh.replace(own)
+        if not known or linked or not own.is_file():
             raise ValueError(f"{upload.name} is not among your uploads; drop it again.")
-        own.parent.mkdir(parents=True, exist_ok=True)
-        os.link(upload, own)
         return own
 
     def new_folder(self, kind: str) -> Path:

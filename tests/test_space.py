@@ -673,6 +673,15 @@ def test_an_equal_file_that_somebody_just_uploaded_stays_for_them(tmp_path):
     assert files_in(tmp_path) == set()
 
 
+def test_a_file_that_is_sent_twice_is_gone_all_the_same(tmp_path):
+    visit, upload = begun(tmp_path)
+    visit.take(str(upload))
+    Visit.end(begun(tmp_path)[0])  # the same content again, as Gradio stores it: another file at the same place
+    visit.take(str(upload))
+    visit.end()
+    assert files_in(tmp_path) == set()
+
+
 def test_a_file_that_was_taken_once_is_there_for_the_whole_visit(tmp_path):
     visit, upload = begun(tmp_path)
     own = visit.take(str(upload))
