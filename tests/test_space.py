@@ -607,7 +607,8 @@ def test_no_call_keeps_reads_or_removes_a_file_that_was_not_uploaded(space_page,
     data = [[named], None, 2, 0.5, 0.5, []] if call == "batch" else [named, [], [], [], 2, 0.5, 0.5, []]
     before, api, session = path.read_bytes(), f"{space_page.local_url}gradio_api", f"attacker-{call}-{kind}"
     with httpx.stream("GET", f"{api}/heartbeat/{session}") as held:
-        assert "ALIVE" in next(held.iter_lines())
+        lines = held.iter_lines()  # kept: the connection is closed with it
+        assert "ALIVE" in next(lines)
         started = httpx.post(f"{api}/call/{call}", json={"data": data, "session_hash": session})
         answer = httpx.get(f"{api}/call/{call}/{started.json()['event_id']}", timeout=60)
         (visit,) = (
