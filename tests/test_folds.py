@@ -13,7 +13,18 @@ from sfrecsam_hf.evaluation.measured import Measured
 from sfrecsam_hf.training.folds import FoldedRun, train_folds
 
 FOLDS = 2
-PARTS = ["fold-1", "errors-1", "fold-2", "errors-2", "final", "correctors", "measured-1", "measured-2", "thresholds"]
+PARTS = [
+    "fold-1",
+    "errors-1",
+    "fold-2",
+    "errors-2",
+    "final",
+    "prompts",
+    "correctors",
+    "measured-1",
+    "measured-2",
+    "thresholds",
+]
 
 
 def settings(data, output, **changed) -> TrainingConfig:
@@ -23,6 +34,7 @@ def settings(data, output, **changed) -> TrainingConfig:
         branch="random",
         overrides={**TINY_PARTS, "mc_samples": 2},
         answer_size=96,
+        prompt_epochs=1,
         epochs=1,
         correction_epochs=1,
         batch_size=4,

@@ -81,6 +81,9 @@ class TrainingConfig:
     correction_epochs: int = field(
         default=6, metadata={"help": "Epochs of stage 2, the correctors and the uncertainty head."}
     )
+    prompt_epochs: int = field(
+        default=0, metadata={"help": "With --folds: epochs in which only the use of clicks and boxes is trained."}
+    )
     batch_size: int = field(default=16, metadata={"help": "Images for each process and step."})
     accumulation: int = field(default=1, metadata={"help": "Batches for each optimizer step."})
     learning_rate: float = field(default=1e-3, metadata={"help": "Highest learning rate of stage 1."})
@@ -145,6 +148,7 @@ class TrainingConfig:
             "epochs",
             "fold_epochs",
             "correction_epochs",
+            "prompt_epochs",
             "mc_samples",
             "patience",
             "save_steps",

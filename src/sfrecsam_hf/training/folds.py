@@ -33,6 +33,7 @@ from .calibration import correction_threshold, presence_threshold
 from .config import TrainingConfig
 from .correctors import ErrorMaps, threshold_dice, train_correctors
 from .dataset import TrainingImages
+from .prompting import train_prompts
 from .summary import machine_name
 from .trainer import train
 
@@ -62,6 +63,7 @@ def train_folds(config: TrainingConfig, folds: int, resume: bool = False) -> Pat
         run.part(f"fold-{fold + 1}", lambda fold=fold: run.train_fold(fold))
         run.part(f"errors-{fold + 1}", lambda fold=fold: run.map_errors(fold))
     run.part("final", run.train_final)
+    run.part("prompts", run.train_prompts)
     run.part("correctors", run.train_correctors)
     for fold in range(folds):
         run.part(f"measured-{fold + 1}", lambda fold=fold: run.measure_fold(fold))
@@ -240,6 +242,16 @@ class FoldedRun:
         folder = self.output / "final"
         settings = replace(self.config, output=str(folder), correction_epochs=1)
         train(settings, resume=(folder / "latest").is_file(), data=self.taught())
+
+    def train_prompts(self) -> None:
+        """Teaches every model what a click asks for; no automatic mask changes."""
+        if not self.config.prompt_epochs:
+            return
+        for fold in [*range(self.folds), None]:
+            folder = self.output / ("final" if fold is None else f"fold-{fold + 1}") / BASE
+            model = SFRecSamModel.from_pretrained(folder)
+            train_prompts(model, self.taught(without_fold=fold).train, self.config)
+            model.save_pretrained(folder)
 
     def finish_final(self) -> None:
         """Gives the final model the correctors and thresholds that all folds' errors teach, and halves its file."""
