@@ -25,7 +25,8 @@ def heads(tmp_path_factory):
     for index in range(20):
         y, x = rng.uniform(30, 40), rng.uniform(38, 52)
         inside = ((rows - y) / 20) ** 2 + ((columns - x) / 26) ** 2
-        gray = np.where(np.abs(inside - 1) < 0.2, 220, 60) * rng.gamma(8, 1 / 8, inside.shape)
+        texture = np.kron(rng.normal(90, 50, (9, 12)), np.ones((8, 8)))[:70, :90]
+        gray = np.where(np.abs(inside - 1) < 0.2, 220, texture) * rng.gamma(8, 1 / 8, inside.shape)
         name = f"{index:03d}_HC"
         PIL.Image.fromarray(gray.clip(0, 255).astype(np.uint8)).save(root / "images" / f"{name}.png")
         PIL.Image.fromarray(((inside < 1) * 255).astype(np.uint8)).save(root / "masks" / f"{name}.png")

@@ -77,7 +77,7 @@ def test_measurements_never_cross_from_one_lesion_to_another():
 def test_axes_lie_where_they_are_drawn():
     mask = np.zeros((40, 60), dtype=bool)
     mask[10:20, 30:50] = True
-    (lesion,) = Segmentation(mask, mask, mask * 1.0, mask * 1.0, mask * 0.25, presence=1, score=1).lesions
+    (lesion,) = Segmentation(mask, mask, mask * 1.0, mask * 1.0, mask * 1.0, mask * 0.25, presence=1, score=1).lesions
     drawn = lesion.axes()
     ends = {tuple(end) for end in drawn.longest_line.tolist()}
     assert ends in ({(30.0, 10.0), (50.0, 20.0)}, {(30.0, 20.0), (50.0, 10.0)})
