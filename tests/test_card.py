@@ -18,7 +18,7 @@ from sfrecsam_hf.evaluation.report import read_rows
 from sfrecsam_hf.evaluation.summary import summarised
 from sfrecsam_hf.inference.bundled import bundled_card_template, bundled_checkpoint
 from sfrecsam_hf.publishing.card_tables import Evaluation, what_went_wrong
-from sfrecsam_hf.publishing.model_card import write_card
+from sfrecsam_hf.publishing.model_card import stored_parameters, write_card
 
 # What is cited, not measured.
 LITERATURE = ("ECCV 2024", "Data in Brief, 2020", "Medical Physics, 2023", "CC BY 4.0", "CC0", "Scientific Data, 2025")
@@ -100,7 +100,16 @@ def test_every_number_is_a_measured_one(folder, card):
     measured = leaves(json.loads((folder / "config.json").read_text())) + leaves(summary)
     settings = summary["settings"]
     measured.append(settings["batch_size"] * settings["accumulation"] * summary["processes"])
-    allowed = {"95", "5", "0.5", "0.01", "0.05", "0.95", f"{summary['parameters']:,}"}
+    allowed = {
+        "95",
+        "5",
+        "0.5",
+        "0.01",
+        "0.05",
+        "0.95",
+        f"{summary['parameters']:,}",
+        f"{stored_parameters(folder):,}",
+    }
     for place in ("", "samples"):
         results = results_of(folder, place)
         measured += leaves(results)

@@ -169,7 +169,7 @@ def _check_inside(prompts: Prompts, image_size: int) -> None:
 
 def required(prompt: Tensor, ok: Tensor, message: str) -> Tensor:
     """The value, if all of `ok` is true; a ValueError if not, in a compiled graph too, but not in an exported one."""
-    if torch.compiler.is_exporting():
+    if torch.compiler.is_exporting() or prompt.is_meta:  # on the meta device there are no values to judge
         return prompt
     if torch.compiler.is_compiling():
         return required_in_graph(prompt, ok, message)
