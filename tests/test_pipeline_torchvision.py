@@ -72,6 +72,7 @@ np.savez(
     masks=pipes["mask-generation"]("image.png", **{GRID})["masks"],
 )
 loaded = AutoImageProcessor.from_pretrained("org/backends", trust_remote_code=True)
+np.save("labels.npy", loaded("image.png", segmentation_maps="mask.png", return_tensors="np")["labels"])
 json.dump([is_torchvision_available(), type(loaded).__name__, loaded.backend], open("backend.json", "w"))
 """
 
@@ -87,7 +88,8 @@ def folder(hub, processor, tmp_path_factory):
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(code)
     folder = tmp_path_factory.mktemp("stranger")
-    scan(60, 90, seed=3)[0].save(folder / "image.png")
+    for picture, name in zip(scan(60, 90, seed=3), ("image.png", "mask.png"), strict=True):
+        picture.save(folder / name)
     run_as_stranger(hub, folder, USE, library)
     return folder
 
@@ -112,3 +114,11 @@ def test_the_masks_are_those_of_pillow(folder, name, pipe, masks):
     assert pillow.shape == torchvision.shape
     assert (pillow != torchvision).mean() < 0.01
     assert 0 < (pillow > 0).mean() < 1
+
+
+def test_labels_are_those_of_pillow(folder):
+    """Torchvision's nearest neighbour would put them half an input pixel away."""
+    pillow = SFRecSamImageProcessorPil(image_size=IMAGE_SIZE)
+    labels = pillow(folder / "image.png", segmentation_maps=folder / "mask.png", return_tensors="np")["labels"]
+    np.testing.assert_array_equal(np.load(folder / "labels.npy"), labels)
+    assert 0 < labels.mean() < 1

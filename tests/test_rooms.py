@@ -60,7 +60,9 @@ def test_nothing_imports_in_circles():
 
 @pytest.mark.parametrize("name", sorted(TRAVELS))
 def test_what_travels_imports_siblings_and_what_every_hub_user_has(name):
-    for node in ast.walk(ast.parse((PACKAGE / "modeling" / name).read_text())):
+    tree = ast.parse((PACKAGE / "modeling" / name).read_text())
+    may_be_missing = {inside for node in ast.walk(tree) if isinstance(node, ast.Try) for inside in ast.walk(node)}
+    for node in set(ast.walk(tree)) - may_be_missing:
         if isinstance(node, ast.ImportFrom) and node.level:
             assert node.level == 1
             assert node.module, "`from . import x` does not travel"

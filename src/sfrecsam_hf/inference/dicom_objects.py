@@ -2,7 +2,7 @@
 
 import hashlib
 import io
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import highdicom as hd
 import numpy as np
@@ -11,11 +11,9 @@ import pydicom
 from pydicom.sr.codedict import codes
 from pydicom.uid import generate_uid
 
+from .answers import Answer
 from .inputs import WRITER
 from .visualization import answer_picture
-
-if TYPE_CHECKING:
-    from .formats import Answer
 
 MANUFACTURER, MODEL = "sfrecsam-hf", "SF-RecSAM"
 SCAN_SERIES, SEGMENTATION_SERIES, CAPTURE_SERIES = 1, 100, 101
@@ -35,7 +33,7 @@ PATIENT_AND_STUDY = {
 }
 
 
-def segmentation_files(answer: "Answer") -> dict[str, bytes]:
+def segmentation_files(answer: Answer) -> dict[str, bytes]:
     """A DICOM segmentation, a segment for each lesion; with the scan it refers to, if that was no DICOM file."""
     scan, own = _scan(answer)
     spacing = None if answer.spacing is None else hd.PixelMeasuresSequence(answer.spacing, slice_thickness=1.0)
@@ -70,7 +68,7 @@ def segmentation_files(answer: "Answer") -> dict[str, bytes]:
     return files | {"_scan.dcm": _bytes(scan)} if own else files
 
 
-def capture_file(answer: "Answer") -> dict[str, bytes]:
+def capture_file(answer: Answer) -> dict[str, bytes]:
     """The outlined scan as a secondary capture, in the study of the scan."""
     scan, _ = _scan(answer)
     picture = answer_picture(answer.scan, answer.found, [answer.spacing] * len(answer.found.lesions))
@@ -78,7 +76,7 @@ def capture_file(answer: "Answer") -> dict[str, bytes]:
     return {"_overlay.dcm": _bytes(_capture(picture, about, _identifier(answer, "overlay"), CAPTURE_SERIES))}
 
 
-def _scan(answer: "Answer") -> tuple[pydicom.Dataset, bool]:
+def _scan(answer: Answer) -> tuple[pydicom.Dataset, bool]:
     """The data set of the scan, and whether it was made here because there is no DICOM file with identifiers."""
     if answer.source is not None:
         dataset = pydicom.dcmread(answer.source)
@@ -112,7 +110,7 @@ def _capture(picture: PIL.Image.Image, about: dict[str, Any], instance: str, ser
     return capture
 
 
-def _identifier(answer: "Answer", role: str) -> str:
+def _identifier(answer: Answer, role: str) -> str:
     """The same for the same answer to the same scan."""
     content = hashlib.sha256(answer.scan.tobytes() + answer.found.mask.tobytes()).hexdigest()
     return generate_uid(entropy_srcs=[answer.name, content, role])

@@ -291,7 +291,7 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
         if (pixel_values is None) == (image_embeddings is None):
             raise ValueError("Give either pixel_values or image_embeddings, and not both.")
         mc_samples = self.config.mc_samples if mc_samples is None else mc_samples
-        if mc_samples < 0 or int(mc_samples) != mc_samples:
+        if mc_samples < 0 or mc_samples % 1:
             raise ValueError(f"mc_samples={mc_samples} must be 0 or more, and whole.")
         share("presence_threshold", presence_threshold, 0.0)
         if unknown := set(correctors or ()) - set(self.config.correctors):
