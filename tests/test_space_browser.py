@@ -393,6 +393,7 @@ def test_light_and_dark_on_desktop_and_phone(visit, viewport, scheme):
     for tab, name in (("Explain", "#filter svg"), ("Compare", "#batch-images")):
         open_tab(page, tab)
         expect(page.locator(name)).to_be_visible()
+        page.wait_for_function(f"({FAULTS})().length === 0")  # once it has faded in
         assert page.evaluate("document.documentElement.scrollWidth") <= viewport["width"], tab
         assert page.evaluate(FAULTS) == []
         if tab == "Explain":
