@@ -20,8 +20,6 @@ from .mirrored_view import both_views
 from .model_outputs import SFRecSamOutput
 from .prompts import ABSENT
 
-MAPS = ("mask", "initial_mask", "probability", "initial_probability", "final_probability", "uncertainty")
-
 
 @dataclass
 class Segmentation:
