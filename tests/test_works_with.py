@@ -101,7 +101,7 @@ def test_the_device_map_and_the_number_format_are_free(pixels, tiny_checkpoint, 
     model = SFRecSamModel.from_pretrained(tiny_checkpoint, device_map="auto", dtype=dtype)
     assert {parameter.dtype for parameter in model.parameters()} == {dtype}
     found = model(pixels.to(model.device, dtype)).pred_masks
-    assert (found.float() > 0).eq(expected > 0).float().mean() > (0.95 if dtype == torch.bfloat16 else 0.9999)
+    assert (found.float() > 0).eq(expected > 0).float().mean() > (0.97 if dtype == torch.bfloat16 else 0.9999)
 
 
 @torch.no_grad()

@@ -17,9 +17,9 @@ from PIL.TiffImagePlugin import AppendingTiffWriter
 from tqdm import tqdm
 
 from ..data.clips import Clip
-from ..modeling.lesions import tidied
 from ..modeling.modeling_sfrecsam import SFRecSamModel
 from ..modeling.segmentation import Segmentation
+from ..modeling.tidying import burnt_in_text, tidied
 from .clips import flicker, segment_clip
 from .inputs import WRITER
 from .visualization import overlay
@@ -101,7 +101,7 @@ def predict_clip(
     files = [stem.with_name(f"{stem.name}_{kind}") for kind in kinds]
     with (_video if video else _pictures)(files[0], clip.rate) as outlined, _stack(files[1], clip.rate) as stack:
         for index, (frame, one) in enumerate(shown):
-            mask = tidied(one.mask, frame) if one.mask.any() else one.mask
+            mask = tidied(one.mask, burnt_in_text(frame)) if one.mask.any() else one.mask
             one.mask = mask
             picture = overlay(frame, mask)
             outlined(picture)

@@ -8,13 +8,11 @@ from itertools import islice
 from typing import Any
 
 import numpy as np
-import PIL.Image
 import torch
 from torch import Tensor
 from transformers import BatchFeature, PreTrainedModel
 
 from .image_processing_sfrecsam import SFRecSamImageProcessorPil
-from .image_reading import read_rgb
 from .lesions import Lesion, axes, find_lesions
 from .mirrored_view import both_views
 from .model_outputs import SFRecSamOutput
@@ -87,7 +85,7 @@ def segmentations(
     outputs: SFRecSamOutput,
     original_sizes: Iterable[tuple[int, int]],
     image_processor: SFRecSamImageProcessorPil,
-    pictures: list[PIL.Image.Image] | None = None,
+    tidy: bool = True,
     prompt: int = 0,
 ) -> list[Segmentation]:
     """
@@ -96,11 +94,10 @@ def segmentations(
     On a frame that the image processor cut off there is no lesion, for certain.
 
     Args:
-        outputs ([`SFRecSamOutput`]): Of the model, with the processor's `scan_boxes`.
+        outputs ([`SFRecSamOutput`]): Of the model, given all that the processor returned.
         original_sizes (`Iterable[tuple[int, int]]`): Height and width of each image.
         image_processor ([`SFRecSamImageProcessor`]): The one that prepared the batch.
-        pictures (`list[PIL.Image.Image]`, *optional*): The images. With them the outlines are [`smoothed`] and the
-            masks [`tidied`]; without them they are what the model says, pixel by pixel.
+        tidy (`bool`): Whether outlines are [`smoothed`] and masks [`tidied`], or what the model says, pixel by pixel.
         prompt (`int`): Which of an image's prompts.
 
     Returns:
@@ -111,15 +108,16 @@ def segmentations(
         for names in (("pred_masks", "initial_masks"), ("mean_probability", "predictive_entropy"))
     )
     presence = outputs["presence_logits"].float().sigmoid()
-    boxes = outputs.get("scan_boxes")
+    boxes, text = outputs.get("scan_boxes"), outputs.get("text")
     results = []
     for index, (height, width) in enumerate(original_sizes):
         place = (int(height), int(width)), None if boxes is None else boxes[index].tolist()
-        if pictures is None:
+        if tidy:
+            letters = None if text is None else text[index]
+            (final, initial), masks = image_processor.lesion_masks(logits[index], *place, letters)
+        else:
             final, initial = image_processor.restore(logits[index], *place, outside=-torch.inf).sigmoid()
             masks = [(map_ > 0.5).cpu().numpy() for map_ in (final, initial)]
-        else:
-            (final, initial), masks = image_processor.lesion_masks(logits[index], *place, pictures[index])
         probability, uncertainty = image_processor.restore(values[index], *place)
         results.append(
             Segmentation(
@@ -171,7 +169,7 @@ def _batches(
         upcoming = worker.submit(_next_batch, processor, remaining, batch_size)
         while (prepared := upcoming.result()) is not None:
             upcoming = worker.submit(_next_batch, processor, remaining, batch_size)
-            yield from _answer(model, processor, *prepared, **options)
+            yield from _answer(model, processor, prepared, **options)
 
 
 def segment_batch(
@@ -189,30 +187,26 @@ def segment_batch(
     Returns:
         As from [`segment`].
     """
-    return _answer(model, processor, *_prepare(processor, pairs), **options)
+    return _answer(model, processor, _prepare(processor, pairs), **options)
 
 
-def _next_batch(
-    processor: Any, images: Iterator[Any], batch_size: int
-) -> tuple[list[PIL.Image.Image], BatchFeature] | None:
+def _next_batch(processor: Any, images: Iterator[Any], batch_size: int) -> BatchFeature | None:
     batch = list(islice(images, batch_size))
     if not batch:
         return None
     return _prepare(processor, [entry if isinstance(entry, tuple) else (entry, {}) for entry in batch])
 
 
-def _prepare(processor: Any, pairs: list[tuple[Any, dict[str, Any]]]) -> tuple[list[PIL.Image.Image], BatchFeature]:
-    pictures = [read_rgb(image, name=f"image {index}") for index, (image, _) in enumerate(pairs)]
+def _prepare(processor: Any, pairs: list[tuple[Any, dict[str, Any]]]) -> BatchFeature:
     kinds = {name for _, prompts in pairs for name in prompts}
     prompts = {name: [given.get(name) for _, given in pairs] for name in kinds}
-    return pictures, processor(pictures, **prompts)
+    return processor([image for image, _ in pairs], **prompts)
 
 
 @torch.inference_mode()
 def _answer(
     model: PreTrainedModel,
     processor: Any,
-    pictures: list[PIL.Image.Image],
     inputs: BatchFeature,
     mirror: bool = False,
     tidy: bool = True,
@@ -223,9 +217,8 @@ def _answer(
     }
     outputs = both_views(model, inputs, **options) if mirror else model(**inputs, **options)
     sizes = inputs["original_sizes"].tolist()
-    shown = pictures if tidy else None
     by_prompt = [
-        segmentations(outputs, sizes, processor.image_processor, shown, prompt)
+        segmentations(outputs, sizes, processor.image_processor, tidy, prompt)
         for prompt in range(outputs["pred_masks"].shape[1])
     ]
     counts = _prompts_of_each(inputs, len(sizes))
