@@ -1,6 +1,7 @@
 """Works with what users have: `Trainer`, LoRA of `peft`, `device_map="auto"`, `torch.compile` and `dtype`."""
 
 import dataclasses
+import re
 import runpy
 import sys
 from pathlib import Path
@@ -92,6 +93,13 @@ def test_lora_learns(pixels, tiny_checkpoint):
     with_gradient = {name for name, parameter in wrapped.named_parameters() if parameter.grad is not None}
     assert with_gradient
     assert all("lora_" in name for name in with_gradient)
+
+
+def test_the_documented_lines_run(monkeypatch):
+    monkeypatch.chdir(EXAMPLE.parents[1])
+    ran: dict = {}
+    exec(re.search(r"```python\n(.*?)```", (EXAMPLE.parent / "README.md").read_text(), flags=re.DOTALL)[1], ran)
+    assert ran["model"].dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

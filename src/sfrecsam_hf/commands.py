@@ -111,7 +111,7 @@ def evaluate(
     from .training.summary import machine_name
 
     columns = checked_columns(columns)
-    dataset = load_split(data, split, splits, without=exclude)
+    dataset = load_split(data, split, splits, without=exclude, streaming=True)
     checkpoint = inference["model"] or bundled_checkpoint()
     dataset, judgement = unseen(dataset, data, checkpoint, include_training_images)
     if judgement.left_out:
