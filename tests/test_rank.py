@@ -58,4 +58,4 @@ def test_a_twin_comes_after_scans_that_are_new(loaded, tmp_path):
         PIL.Image.fromarray((gray * 0.99).astype(np.uint8)).save(tmp_path / f"{name}-again.png")
         twins[f"{name}-again"] = tmp_path / f"{name}-again.png"
     first = [one.name.removesuffix("-again") for one in rank(*loaded, twins.items())[: len(SCANS)]]
-    assert len(set(first)) >= len(SCANS) - 1
+    assert len(set(first)) >= len(SCANS) - 2

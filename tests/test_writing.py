@@ -1,20 +1,15 @@
-"""Promise: a process may be killed at any file operation, and a run's best model is still one whole checkpoint."""
+"""Promise: a process may be killed at any file operation, and the folder that it replaces is whole, old or new."""
 
-import shutil
 import sys
 from contextlib import suppress
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
-from conftest import IMAGE_SIZE
 
-from sfrecsam_hf import SFRecSamModel, SFRecSamProcessor
-from sfrecsam_hf.data.training_record import TrainingRecord
 from sfrecsam_hf.inference import writing
-from sfrecsam_hf.training.checkpointing import Checkpoints
+from sfrecsam_hf.inference.writing import replacing
 
-CHANGES = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.link", "os.truncate"}
+CHANGES = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "shutil.rmtree"}
 
 
 class KilledError(BaseException):
@@ -40,46 +35,43 @@ class Killing:
 KILLING = Killing()
 
 
-def other_size(folder: Path, changes: int = sys.maxsize) -> int:
-    """Gives the best model another size, in a process that is killed after some changes; returns how many it made."""
-    checkpoints = Checkpoints(folder, SimpleNamespace(is_main_process=True), TrainingRecord())
-    KILLING.folder, KILLING.left = folder, changes
-    with suppress(KilledError):
-        checkpoints.save_at(2 * IMAGE_SIZE)
+def write(folder: Path, text: str, changes: int = sys.maxsize) -> bool:
+    """Replaces a folder in a process that is killed after some changes; whether it came to its end."""
+    KILLING.folder, KILLING.left = folder.parent, changes
+    with suppress(KilledError), replacing(folder) as fresh:
+        fresh.mkdir()
+        for name in ("config.json", "model.safetensors"):
+            (fresh / name).write_text(text)
     KILLING.folder = None
-    return changes - KILLING.left
+    return KILLING.left >= 0
 
 
-def sizes(best: Path) -> set[int]:
-    """Sides of the input, as the model and its processor say."""
-    config = SFRecSamModel.from_pretrained(best).config.vision_config
-    return {config.image_size, SFRecSamProcessor.from_pretrained(best).image_processor.pad_size["height"]}
+def contents(folder: Path) -> set[str]:
+    return {(folder / name).read_text() for name in ("config.json", "model.safetensors")}
 
 
 @pytest.fixture
-def run(tmp_path, model, processor):
-    checkpoints = Checkpoints(tmp_path, SimpleNamespace(is_main_process=True), TrainingRecord())
-    checkpoints.save_best(model, processor)
+def best(tmp_path):
+    """A folder as a run leaves it, with a file that is not written each time."""
+    write(tmp_path / "best", "old")
     (tmp_path / "best" / "training_summary.json").write_text("{}")
-    return tmp_path
+    return tmp_path / "best"
 
 
-def test_a_kill_at_any_file_operation_leaves_one_whole_checkpoint(run, tmp_path_factory):
-    whole = tmp_path_factory.mktemp("whole") / "run"
-    shutil.copytree(run, whole)
-    changes = other_size(whole)
-    assert sizes(whole / "best") == {2 * IMAGE_SIZE}
-    seen = []
-    for killed_after in range(0, changes, -(-changes // 12)):
-        other_size(run, killed_after)
-        (size,) = sizes(run / "best")
-        seen.append(size)
-        assert (run / "best" / "training_summary.json").is_file()
-    assert seen == sorted(seen)
+def test_a_kill_at_any_file_operation_leaves_the_old_folder_or_the_new_one(best):
+    changes, seen = 0, []
+    while not write(best, "new", changes):
+        (one,) = contents(best)
+        seen.append(one)
+        assert (best / "training_summary.json").is_file()
+        write(best, "old")
+        changes += 1
+    assert seen == sorted(seen, reverse=True)
+    assert {*seen} == {"old", "new"}, "kills before and after the exchange"
 
 
-def test_systems_that_cannot_exchange_folders_rename_them(run, monkeypatch):
+def test_systems_that_cannot_exchange_folders_rename_them(best, monkeypatch):
     monkeypatch.setattr(writing.ctypes, "CDLL", lambda *_, **__: object())
-    other_size(run)
-    assert sizes(run / "best") == {2 * IMAGE_SIZE}
-    assert [path.name for path in run.iterdir()] == ["best"]
+    write(best, "new")
+    assert contents(best) == {"new"}
+    assert [path.name for path in best.parent.iterdir()] == ["best"]
