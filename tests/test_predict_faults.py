@@ -186,6 +186,27 @@ def test_resume_does_again_what_differs(run, scans, redone, tiny_checkpoint, tmp
     assert rows_of(scans / "out") != before
 
 
+def test_resume_does_again_what_was_deleted(run, scans, redone):
+    run(scans, "--output", scans / "out")
+    (scans / "out" / "a_mask.png").unlink()
+    run(scans, "--output", scans / "out", "--resume")
+    assert redone == ["a", "a"]
+    assert (scans / "out" / "a_mask.png").is_file()
+
+
+def test_the_joined_file_holds_the_last_answers_only(run, scans, tmp_path):
+    def joined():
+        return [image["file_name"] for image in json.loads((out / "predictions_coco.json").read_text())["images"]]
+
+    out = tmp_path / "out"
+    shutil.copy(OTHER, scans / "predictions.png")
+    run(scans, "--output", out, "--format", "coco")
+    assert joined() == ["a.png", "predictions.png"]
+    run(scans / "a.png", "--output", out, "--mirror")
+    run(scans / "predictions.png", "--output", out, "--format", "coco")
+    assert joined() == ["predictions.png"]
+
+
 def test_a_moved_checkpoint_is_the_same_checkpoint(run, scans, redone, tiny_checkpoint, tmp_path):
     run(scans, "--output", scans / "out")
     run(scans, "--output", scans / "out", "--resume", model=shutil.copytree(tiny_checkpoint, tmp_path / "moved"))
@@ -271,6 +292,28 @@ def test_a_name_that_is_no_text(run, scans):
     assert code == 0
     assert names_of(scans / "out") == ["a", "caf\\xe9"]
     assert (scans / "out" / "caf\\xe9_mask.png").is_file()
+
+
+def test_a_name_that_a_spreadsheet_would_calculate(run, scans, monkeypatch):
+    monkeypatch.chdir(scans)
+    shutil.copy(SCAN, "=1+1.png")
+    assert run("=1+1.png", "--output", "out", "--format", "contours")[0] == 0
+    assert Path("out", "=1+1_mask.png").is_file()
+    for table in ("predictions.csv", "lesions.csv", "=1+1_contours.csv"):
+        cells = [cell for row in rows_of(Path("out"), table) for cell in row.values()]
+        assert cells
+        assert not any(cell.startswith("=") for cell in cells)
+
+
+@pytest.mark.parametrize("name", ["b\rc.png", "b\nc.png", "b\x1b[2Jc.png", "b\u2028c.png"])
+def test_a_name_that_breaks_lines(run, scans, name):
+    shutil.copy(SCAN, scans / name)
+    for flags in ([], ["--resume"]):
+        code, said = run(scans, "--output", scans / "out", *flags)
+        assert code == 0
+        assert "2 images segmented" in said
+        assert names_of(scans / "out") == ["a", name[:-4].encode("unicode_escape").decode()]
+    assert "2 of them by an earlier run" in said
 
 
 # The output
