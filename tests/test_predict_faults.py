@@ -6,6 +6,8 @@ import json
 import os
 import re
 import shutil
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -127,6 +129,8 @@ def test_no_frame_of_several_is_dropped(run, scans):
     code, said = run(scans, "--output", scans / "out")
     assert code == 0
     assert names_of(scans / "out") == ["a"]
+    assert "clips are left out" not in said
+    assert "3 clips are left out of other formats" in run(scans, "--output", scans / "out", "--report")[1]
     for name in ("clip.gif", "clip.tif", "clip.webp"):
         assert re.search(rf"{re.escape(name)}: a lesion on \d of 2 frames", said)
 
@@ -261,6 +265,18 @@ def test_a_scan_of_which_the_frame_leaves_a_pixel(run, scans):
     code, said = run(scans, "--output", scans / "out")
     assert "a" in names_of(scans / "out")
     assert code == 0 or "dot.png" in said
+
+
+def test_files_that_cannot_even_be_opened(run, scans):
+    header = b"IHDR" + struct.pack(">IIBBBBB", 30_000, 30_000, 8, 0, 0, 0, 0)
+    huge = struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header)) + b"\0\0\0\0IDAT"
+    (scans / "huge.png").write_bytes(b"\x89PNG\r\n\x1a\n" + huge)
+    syntax = b"\x02\x00\x10\x00UI\x14\x001.2.840.10008.1.2.1\x00"
+    (scans / "frames.dcm").write_bytes(b"\0" * 128 + b"DICM" + syntax + b"\x28\x00\x08\x00IS\x02\x00x ")
+    code, said = run(scans, "--output", scans / "out")
+    assert (code, names_of(scans / "out")) == (2, ["a"])
+    assert "huge.png is above Pillow's own bound" in said
+    assert "frames.dcm is DICOM without pixels" in said
 
 
 def test_an_image_whose_measuring_fails(run, scans, monkeypatch):

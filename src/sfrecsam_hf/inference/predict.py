@@ -145,7 +145,10 @@ def predict(
         raise type(error)(in_words(error, output)) from error
     rows = [tables.images[name] for name in names if name in tables.images]
     sentences = [*found.missing, *(sentence for _, sentence in problems)]
-    return PredictionReport(rows, sentences, found.left_out_in_words(), len(finished), run.clips)
+    left_out = found.left_out_in_words()
+    if clips and (formats or report or options.get("mirror")):
+        left_out.append(f"{len(clips)} clips are left out of other formats, report.html and --mirror")
+    return PredictionReport(rows, sentences, left_out, len(finished), run.clips)
 
 
 def _finished(output: Path, pictures: list[Picture], asked: dict[str, str]) -> set[str]:
