@@ -1,6 +1,7 @@
 """Each layout, as a folder and as a zip, gives the same `datasets` columns; what is wrong is told in a sentence."""
 
 import shutil
+import zipfile
 from pathlib import Path, PurePosixPath
 
 import numpy as np

@@ -228,7 +228,7 @@ def _decompressed(text: str) -> list[int]:
     for letter in letters:
         value, bits = (letter - 48) & 31, 5
         while letter - 48 & 32:
-            letter = next(letters)
+            letter = next(letters, 0)  # where the text ends too early, the sum tells
             value |= ((letter - 48) & 31) << bits
             bits += 5
         value -= (letter - 48 & 16) << (bits - 4)  # its last bit is the sign
