@@ -56,7 +56,7 @@ class CocoMask:
     outlines: list[Any]
 
     def read(self, height: int, width: int) -> np.ndarray:
-        if self.size not in (None, (height, width)):
+        if self.size is not None and self.size != (height, width):
             raise ValueError(
                 f"{self.whole} is drawn on {self.size[1]}x{self.size[0]} pixels but its image is {width}x{height}; "
                 "export both at the same size."

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils import cached_file
 
+from .configuration_sfrecsam import SFRecSamConfig
 from .frequency_fusion import AttentionFusion, FrequencyFilter
 
 FILE = "adaptation.safetensors"
@@ -157,7 +158,7 @@ def load_adapted(
     own = {name: kwargs.pop(name) for name in ("config", "revision", "output_loading_info") if name in kwargs}
     access = {name: kwargs[name] for name in ("token", "cache_dir", "local_files_only") if name in kwargs}
     dtype = kwargs.pop("dtype", kwargs.pop("torch_dtype", None))  # the base is told by its weights in float32
-    config = model_class.config_class.from_pretrained(folder, revision=own.get("revision"), **access)
+    config = SFRecSamConfig.from_pretrained(folder, revision=own.get("revision"), **access)
     of_base = {"revision": settings["adapted_revision"] or "main", "dtype": torch.float32, **kwargs}
     model = model_class.from_pretrained(base, *model_args, **of_base)
     if fingerprint(model.state_dict()) != settings["adapted_fingerprint"]:
