@@ -288,7 +288,11 @@ def _write_joined(output: Path, tables: Tables, formats: Sequence[str]) -> None:
     """One COCO file of all images whose last answer has one, beside one for each."""
     for format in {"coco", "coco-rle"} & set(formats):
         ending = f"_{format.replace('-', '_')}.json"
-        has = [name for name, row in tables.images.items() if format in json.loads(row["settings"]).get("formats", [])]
+        has = [
+            name
+            for name, row in tables.images.items()
+            if format in json.loads(row["settings"] or "{}").get("formats", [])
+        ]
         files = [path for name in has if (path := output / f"{name}{ending}").is_file()]
         with replacing(output / f"{OWN}{ending}") as fresh:
             fresh.write_text(json.dumps(joined_coco(files)), encoding="utf-8")
