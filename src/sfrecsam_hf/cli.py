@@ -21,7 +21,10 @@ def main(arguments: list[str] | None = None) -> int:
         import_module(".registration", __package__)
         return job(**options) or 0
     except (ValueError, OSError, FloatingPointError) as error:
-        print(f"sfrecsam: {error}", file=sys.stderr)
+        from .inference.writing import in_words
+
+        of_the_system = isinstance(error, OSError) and error.errno and error.filename
+        print(f"sfrecsam: {in_words(error, error.filename) if of_the_system else error}", file=sys.stderr)
         return 2
     except ModuleNotFoundError as error:
         extra = EXTRAS.get((error.name or "").split(".")[0], "train")

@@ -52,6 +52,8 @@ def predict(
         prompts["input_boxes"] = [box]
     if mm_per_pixel is not None and not 0 < mm_per_pixel < math.inf:
         raise ValueError(f"--mm-per-pixel {mm_per_pixel:g} must be a length above 0.")
+    if frame < 1:
+        raise ValueError(f"--frame {frame} must be 1 or more.")
     for format in formats:
         check(format)
     model, processor, batch_size, options = _loaded(**inference)
@@ -183,10 +185,12 @@ def rank(inputs: list[str], output: str, shown: int, model: str | None) -> int:
 
     if shown < 1:
         raise ValueError(f"--shown {shown} must be 1 or more.")
-    ranked, problems = rank_files(*load_checkpoint(model), inputs, output, shown)
+    ranked, problems, left_out = rank_files(*load_checkpoint(model), inputs, output, shown)
     for place, one in enumerate(ranked[:shown], 1):
         print(f"{place:3}. {one.name}")
     print(f"{len(ranked)} scans ranked; all of them are in {output}/ranking.csv, the first {shown} in ranking.png.")
+    for line in left_out:
+        print(line)
     for problem in problems:
         print(f"sfrecsam: {problem}", file=sys.stderr)
     return 2 if problems else 0

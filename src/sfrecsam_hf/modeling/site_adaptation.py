@@ -8,16 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils import cached_file
 
+from .configuration_sfrecsam import SFRecSamConfig
 from .frequency_fusion import AttentionFusion, FrequencyFilter
 
 FILE = "adaptation.safetensors"
 BUNDLED = "bundled"  # the name of the checkpoint that comes with the package, which has no other that everybody knows
 PROVENANCE = ("adapted_from", "adapted_revision", "adapted_fingerprint")
+CHANGED = {"suspicion_threshold", "presence_threshold", *PROVENANCE}  # of the configuration
 NORMS = (nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm)
 PARTS: dict[str, tuple[type[nn.Module], ...]] = {
     "filters": (FrequencyFilter,),
@@ -93,7 +96,10 @@ def load_adaptation(model: PreTrainedModel, folder: str, **access: Any) -> None:
     path = cached_file(folder, FILE, _raise_exceptions_for_missing_entries=False, **access)
     if path is None:
         raise FileNotFoundError(f"{folder} names a base in config.json but has no {FILE}; fetch or adapt it again.")
-    deltas = load_file(path)
+    try:
+        deltas = load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is truncated or damaged ({error}); fetch or adapt it again.") from error
     state = model.state_dict()
     for name, delta in deltas.items():
         if name not in state or state[name].shape != delta.shape or not torch.isfinite(delta).all():
@@ -141,6 +147,8 @@ def load_adapted(
         ValueError: The weights are damaged, or the base is another one than that of the adaptation.
     """
     base = settings["adapted_from"]
+    if not (settings.keys() >= CHANGED and isinstance(base, str)) or Path(base).resolve() == Path(folder).resolve():
+        raise ValueError(f"config.json of {folder} does not say what it was adapted from; fetch or adapt it again.")
     if base == BUNDLED:
         if find_spec("sfrecsam_hf") is None:  # remote code alone has no bundled checkpoint
             raise FileNotFoundError(
@@ -149,16 +157,19 @@ def load_adapted(
         base = import_module("sfrecsam_hf").bundled_checkpoint()
     own = {name: kwargs.pop(name) for name in ("config", "revision", "output_loading_info") if name in kwargs}
     access = {name: kwargs[name] for name in ("token", "cache_dir", "local_files_only") if name in kwargs}
-    model = model_class.from_pretrained(base, *model_args, revision=settings["adapted_revision"] or "main", **kwargs)
-    if model.dtype == torch.float32 and fingerprint(model.state_dict()) != settings["adapted_fingerprint"]:
+    dtype = kwargs.pop("dtype", kwargs.pop("torch_dtype", None))  # the base is told by its weights in float32
+    config = SFRecSamConfig.from_pretrained(folder, revision=own.get("revision"), **access)
+    of_base = {"revision": settings["adapted_revision"] or "main", "dtype": torch.float32, **kwargs}
+    model = model_class.from_pretrained(base, *model_args, **of_base)
+    if fingerprint(model.state_dict()) != settings["adapted_fingerprint"]:
         raise ValueError(
             f"{folder} was adapted from other weights than {settings['adapted_from']} has now; adapt it again, or put "
             "the base back."
         )
     load_adaptation(model, folder, revision=own.get("revision"), **access)
-    for name in ("suspicion_threshold", "presence_threshold", *PROVENANCE):
-        setattr(model.config, name, settings[name])
-    return model
+    for name in CHANGED:
+        setattr(model.config, name, getattr(config, name))
+    return model.to(dtype) if isinstance(dtype, torch.dtype) else model
 
 
 def fingerprint(state: dict[str, Tensor]) -> str:
