@@ -8,6 +8,7 @@ help, the base is kept.
 import copy
 import json
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -117,9 +118,9 @@ def adapt(
     after = np.empty((len(site), 2))
     with tqdm(total=fit.steps * (folds + 1), desc="adapting") as bar:
         for held in parts:
-            tuned = _tuned(model, processor, site.select(np.setdiff1d(np.arange(len(site)), held)), fit, bar)
+            tuned = fitted(model, processor, site.select(np.setdiff1d(np.arange(len(site)), held)), fit, bar=bar)
             after[held] = _answers(tuned, processor, site.select(held))
-        tuned = _tuned(model, processor, site, fit, bar)
+        tuned = fitted(model, processor, site, fit, bar=bar)
     stored = model.config.presence_threshold
     as_stored = np.full(len(site), stored)
     base_scores = _scores(before, lesion, as_stored)
@@ -165,24 +166,45 @@ def table(versions: dict[str, Outcome]) -> str:
     return "\n".join(lines)
 
 
-def _tuned(model: SFRecSamModel, processor: Any, rows: Dataset, fit: Fit, bar: tqdm) -> SFRecSamModel:
-    """A copy of the model, its site weights fitted to these images."""
+def fitted(
+    model: SFRecSamModel,
+    processor: Any,
+    rows: Dataset,
+    fit: Fit,
+    chosen: Callable[[SFRecSamModel], dict[str, torch.nn.Parameter]] | None = None,
+    bar: tqdm | None = None,
+) -> SFRecSamModel:
+    """
+    A copy of the model in evaluation mode, with some of its weights fitted to labelled images.
+
+    Args:
+        model ([`SFRecSamModel`]): Left as it is.
+        processor ([`SFRecSamProcessor`]): Belonging to it.
+        rows (`datasets.Dataset`): The images, with the columns of [`~sfrecsam_hf.load_folder`].
+        fit ([`Fit`]): How to re-tune.
+        chosen (`Callable`, *optional*): Names the weights of the copy; [`site_weights`] of `fit.parts` if not given.
+        bar (`tqdm`, *optional*): Moved on by each step.
+    """
     tuned = copy.deepcopy(model)
     tuned.train_stage(1)
-    weights = site_weights(tuned, fit.parts)
+    weights = site_weights(tuned, fit.parts) if chosen is None else chosen(tuned)
+    tuned.requires_grad_(False)
+    for weight in weights.values():
+        weight.requires_grad_(True)
     images = TrainingImages([rows], processor.image_processor, fit.seed, fit.augmentation, quiet=True)
     optimizer = torch.optim.AdamW(weights.values(), lr=fit.learning_rate, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, fit.learning_rate, fit.steps)
     order = np.random.default_rng(fit.seed)
     tuned.train()
     for step in range(fit.steps):
-        chosen = order.choice(len(images), min(fit.batch_size, len(images)), replace=False)
-        tuned(**images.__getitems__([(step, int(index)) for index in chosen])).loss.backward()
+        batch = order.choice(len(images), min(fit.batch_size, len(images)), replace=False)
+        tuned(**images.__getitems__([(step, int(index)) for index in batch])).loss.backward()
         optimizer.step()
-        tuned.zero_grad()
+        optimizer.zero_grad()
         schedule.step()
-        bar.update()
-    return tuned.eval()
+        if bar is not None:
+            bar.update()
+    return tuned.requires_grad_(True).eval()
 
 
 def _name_of(base: str | None) -> tuple[str, str | None]:
