@@ -104,6 +104,12 @@ def _parser() -> argparse.ArgumentParser:
     job = jobs.add_parser("adapt", help="fit a checkpoint to the scans of another hospital, with 10 to 50 of them")
     job.set_defaults(job=_adapt)
     job.add_argument("--data", required=True, metavar="SITE", help="folder or zip with the site's images and masks")
+    job.add_argument(
+        "--normals",
+        type=float,
+        metavar="SHARE",
+        help="expected share of normal scans, for a SITE without masks: only the presence threshold is fitted",
+    )
     job.add_argument("--output", required=True, help="folder for the difference to the base, and the report")
     job.add_argument("--images", type=int, help="so many images, drawn at random; all if left out")
     job.add_argument("--model", help="the base: checkpoint folder or Hub name; the bundled one if left out")
@@ -377,13 +383,17 @@ def _evaluate(
     print(f"{', '.join(written)} are in {output}")
 
 
-def _adapt(data: str, output: str, images: int | None, model: str | None, steps: int, seed: int) -> int:
+def _adapt(
+    data: str, output: str, normals: float | None, images: int | None, model: str | None, steps: int, seed: int
+) -> int:
     import numpy as np
 
     from .data.loading import load_folder
     from .inference.checkpoints import load_checkpoint
     from .training.adapt import Fit, adapt, table
 
+    if normals is not None:
+        return _adapt_threshold(data, output, normals, model)
     site = load_folder(data)
     if images is not None:
         if not 1 <= images <= len(site):
@@ -400,6 +410,22 @@ def _adapt(data: str, output: str, images: int | None, model: str | None, steps:
         )
         return 2
     print(f"kept: {kept}; use it with --model {output}")
+    return 0
+
+
+def _adapt_threshold(data: str, output: str, normals: float, model: str | None) -> int:
+    from .data.dicom import is_dicom, read_dicom
+    from .inference.checkpoints import load_checkpoint
+    from .inference.inputs import find_pictures
+    from .modeling.image_reading import read_rgb
+    from .training.adapt import adapt_threshold
+
+    found = find_pictures([data], output)
+    print(*found.left_out_in_words(), sep="\n", end="\n" * bool(found.left_out))
+    paths = (picture.path for picture in found.pictures)
+    scans = (read_dicom(path)[0] if is_dicom(path) else read_rgb(path) for path in paths)
+    threshold = adapt_threshold(*load_checkpoint(model), scans, normals, output, model)
+    print(f"kept: thresholds; presence threshold {threshold:.3f}; use it with --model {output}")
     return 0
 
 
