@@ -70,11 +70,11 @@ def part_around(x: float, y: float, size: tuple[int, int]) -> tuple[int, int, in
         `(x1, y1, x2, y2)` in whole pixels, inside the picture.
     """
     side = max(round(PART * max(size)), 1)
-    corner = [
+    left, top = (
         int(np.clip(round(place - side / 2), 0, max(extent - side, 0)))
         for place, extent in zip((x, y), size, strict=True)
-    ]
-    return (*corner, min(corner[0] + side, size[0]), min(corner[1] + side, size[1]))
+    )
+    return left, top, min(left + side, size[0]), min(top + side, size[1])
 
 
 def _at(pixels: np.ndarray, x: float, y: float) -> int:
