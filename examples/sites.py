@@ -4,9 +4,9 @@
 
 The base must not have trained on the site. Each draw takes some patients of the site, and of them as many images as
 `--images` says, half of them normal scans where there are any; a fit on these is judged on the frames of all other
-patients. Fits re-tune the frequency filters, the gates, the norms, the three together as `sfrecsam adapt` does,
-everything, or LoRA matrices. `--ranked` compares images drawn at random with those that `sfrecsam rank` puts first,
-out of half of the patients. Writes `sites.json` and `sites.md`; what is in `sites.json` is not done again.
+patients. Fits re-tune the frequency filters, the gates, the norms, the presence score, these four as `sfrecsam adapt`
+does, everything, or LoRA matrices. `--ranked` compares images drawn at random with those that `sfrecsam rank` puts
+first, out of half of the patients. Writes `sites.json` and `sites.md`; what is in `sites.json` is not done again.
 """
 
 import argparse
@@ -42,7 +42,7 @@ def lora(model: SFRecSamModel) -> dict[str, nn.Parameter]:
     return {name: weight for name, weight in model.named_parameters() if "lora_" in name}
 
 
-FITS = {part: Fit(parts=(part,)) for part in PARTS} | {"filters, gates, norms": Fit()}
+FITS = {part: Fit(parts=(part,)) for part in PARTS} | {"adapt": Fit()}
 OTHERS = {"everything": (Fit(learning_rate=1e-4), everything), "LoRA": (Fit(learning_rate=1e-3), lora)}
 
 
@@ -127,10 +127,12 @@ class Study:
 
     def add(self, row: dict, tuned: SFRecSamModel, judges: np.ndarray) -> None:
         """Judges base and fit on the same frames, and keeps the figures at once."""
-        for kind, model in (("base", self.model), ("fitted", tuned)):
-            row[kind] = self.judge(model, judges)
+        judged = sorted(int(index) for index in judges)
+        known = (other["base"] for other in self.rows if other["judges"] == judged)
+        base = next(known, None) or self.judge(self.model, judges)
+        row |= {"base": base, "fitted": self.judge(tuned, judges), "judges": judged}
         self.rows.append(row)
-        print(row, flush=True)
+        print({name: value for name, value in row.items() if name != "judges"}, flush=True)
         self.report()
 
     def judge(self, model: SFRecSamModel, index: np.ndarray) -> dict[str, float]:

@@ -47,10 +47,10 @@ class Fit:
         seed (`int`): Of folds, order and augmentation.
     """
 
-    parts: tuple[str, ...] = tuple(PARTS)
+    parts: tuple[str, ...] = PARTS
     steps: int = 40
     batch_size: int = 8
-    learning_rate: float = 2e-3
+    learning_rate: float = 1e-3
     augmentation: float = 0.7
     folds: int = 4
     seed: int = 0
