@@ -4,11 +4,12 @@ import json
 import shutil
 
 import numpy as np
+import PIL.Image
 import pytest
 import torch
 from conftest import tiny_model
 
-from sfrecsam_hf import SFRecSamModel, load_busi
+from sfrecsam_hf import SFRecSamModel, load_busi, segment
 from sfrecsam_hf.cli import main
 from sfrecsam_hf.inference.checkpoints import load_checkpoint
 from sfrecsam_hf.modeling.site_adaptation import FILE, fingerprint, save_adaptation, site_weights
@@ -152,3 +153,22 @@ def test_the_command_draws_images_and_says_what_it_did(tiny_checkpoint, busi_fol
     assert "too few" in capsys.readouterr().err
     assert main([*command, "--images", "99", "--output", str(tmp_path / "many")]) == 2
     assert "between 1 and 20" in capsys.readouterr().err
+
+
+def test_scans_without_masks_fit_the_presence_threshold(tiny_checkpoint, busi_folder, tmp_path, capsys):
+    scans = tmp_path / "scans"
+    scans.mkdir()
+    pictures = sorted(path for path in busi_folder.rglob("*.png") if "_mask" not in path.name)
+    for place, path in enumerate(pictures):
+        (scans / f"{place}.png").write_bytes(path.read_bytes())
+    command = ["adapt", "--data", str(scans), "--model", str(tiny_checkpoint), "--normals"]
+    assert main([*command, "0.4", "--output", str(tmp_path / "site")]) == 0
+    model, processor = load_checkpoint(tmp_path / "site", "cpu")
+    presences = [
+        found.presence
+        for found in segment(model, processor, map(PIL.Image.open, sorted(scans.iterdir())), mc_samples=0)
+    ]
+    refused = sum(presence < model.config.presence_threshold for presence in presences)
+    assert refused == round(0.4 * len(pictures))
+    assert main([*command, "1.4", "--output", str(tmp_path / "other")]) == 2
+    assert "between 0 and 1" in capsys.readouterr().err

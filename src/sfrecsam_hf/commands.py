@@ -151,7 +151,9 @@ def evaluate(
     print(f"{', '.join(written)} are in {output}")
 
 
-def adapt(data: str, output: str, images: int | None, model: str | None, steps: int, seed: int) -> int:
+def adapt(
+    data: str, output: str, normals: float | None, images: int | None, model: str | None, steps: int, seed: int
+) -> int:
     """Fits a checkpoint to a site; 2 if the base is better."""
     import numpy as np
 
@@ -159,6 +161,8 @@ def adapt(data: str, output: str, images: int | None, model: str | None, steps: 
     from .inference.checkpoints import load_checkpoint
     from .training.adapt import Fit, adapt, table
 
+    if normals is not None:
+        return _adapt_threshold(data, output, normals, model)
     site = load_folder(data)
     if images is not None:
         if not 1 <= images <= len(site):
@@ -175,6 +179,22 @@ def adapt(data: str, output: str, images: int | None, model: str | None, steps: 
         )
         return 2
     print(f"kept: {kept}; use it with --model {output}")
+    return 0
+
+
+def _adapt_threshold(data: str, output: str, normals: float, model: str | None) -> int:
+    from .data.dicom import is_dicom, read_dicom
+    from .inference.checkpoints import load_checkpoint
+    from .inference.inputs import find_pictures
+    from .modeling.image_reading import read_rgb
+    from .training.adapt import adapt_threshold
+
+    found = find_pictures([data], output)
+    print(*found.left_out_in_words(), sep="\n", end="\n" * bool(found.left_out))
+    paths = (picture.path for picture in found.pictures)
+    scans = (read_dicom(path)[0] if is_dicom(path) else read_rgb(path) for path in paths)
+    threshold = adapt_threshold(*load_checkpoint(model), scans, normals, output, model)
+    print(f"kept: thresholds; presence threshold {threshold:.3f}; use it with --model {output}")
     return 0
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from transformers import BatchFeature, PreTrainedModel
 
+from .closer_look import Click, look_closer
 from .image_processing_sfrecsam import SFRecSamImageProcessorPil
 from .lesions import Lesion, axes, find_lesions
 from .mirrored_view import both_views
@@ -140,6 +141,8 @@ def segment(
     """
     Segments any number of images, a batch at a time, in constant memory.
 
+    The answer to a click on a lesion holds the click: where the first leaves it out, see [`look_closer`].
+
     Args:
         model ([`SFRecSamModel`]): In evaluation mode.
         processor ([`SFRecSamProcessor`]): Belonging to the model.
@@ -210,6 +213,7 @@ def _answer(
     inputs: BatchFeature,
     mirror: bool = False,
     tidy: bool = True,
+    closer: bool = True,
     **options: Any,
 ) -> list[Answer]:
     inputs = {
@@ -221,9 +225,39 @@ def _answer(
         segmentations(outputs, sizes, processor.image_processor, tidy, prompt)
         for prompt in range(outputs["pred_masks"].shape[1])
     ]
+    if closer and "input_points" in inputs:
+
+        def answer(part: PIL.Image.Image, clicks: list[Click]) -> Segmentation:
+            given = {"input_points": [click[:2] for click in clicks], "input_labels": [click[2] for click in clicks]}
+            again = {**options, "mirror": mirror, "tidy": tidy, "closer": False}
+            return _answer(model, processor, *_prepare(processor, [(part, given)]), **again)[0]
+
+        by_prompt = [
+            [
+                look_closer(one, picture, clicks_of(inputs, image, prompt), answer)
+                for image, (one, picture) in enumerate(zip(found, pictures, strict=True))
+            ]
+            for prompt, found in enumerate(by_prompt)
+        ]
     counts = _prompts_of_each(inputs, len(sizes))
     by_image = [list(found[:count]) for found, count in zip(zip(*by_prompt, strict=True), counts, strict=True)]
     return [found[0] if len(found) == 1 else found for found in by_image]
+
+
+def clicks_of(inputs: dict[str, Tensor], image: int, prompt: int) -> list[Click]:
+    """
+    The clicks of one prompt, back in pixels of the image.
+
+    Args:
+        inputs (`dict[str, torch.Tensor]`): From the processor.
+        image, prompt (`int`): Which.
+    """
+    x1, y1, x2, y2 = inputs["scan_boxes"][image].tolist()
+    height, width = inputs["reshaped_input_sizes"][image].tolist()
+    scale = torch.tensor([(x2 - x1) / width, (y2 - y1) / height])
+    places = inputs["input_points"][image, prompt].float().cpu() * scale + torch.tensor([x1, y1])
+    labels = inputs["input_labels"][image, prompt].tolist()
+    return [(x, y, label) for (x, y), label in zip(places.tolist(), labels, strict=True) if label in (0, 1)]
 
 
 def _prompts_of_each(inputs: dict[str, Tensor], images: int) -> list[int]:

@@ -15,44 +15,53 @@ from transformers import PreTrainedModel
 from transformers.utils import cached_file
 
 from .configuration_sfrecsam import SFRecSamConfig
+from .efficientnet_lite import FrozenNorm2d
 from .frequency_fusion import AttentionFusion, FrequencyFilter
 
 FILE = "adaptation.safetensors"
 BUNDLED = "bundled"  # the name of the checkpoint that comes with the package, which has no other that everybody knows
 PROVENANCE = ("adapted_from", "adapted_revision", "adapted_fingerprint")
 CHANGED = {"suspicion_threshold", "presence_threshold", *PROVENANCE}  # of the configuration
-NORMS = (nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm)
-PARTS: dict[str, tuple[type[nn.Module], ...]] = {
-    "filters": (FrequencyFilter,),
-    "gates": (AttentionFusion,),
-    "norms": NORMS,
-}
+NORMS = (FrozenNorm2d, nn.GroupNorm, nn.LayerNorm)
+PARTS = ("filters", "gates", "norms", "presence")
 
 
-def site_weights(model: nn.Module, parts: tuple[str, ...] = tuple(PARTS)) -> dict[str, nn.Parameter]:
+def site_weights(model: nn.Module, parts: tuple[str, ...] = PARTS) -> dict[str, nn.Parameter]:
     """
     The weights that `sfrecsam adapt` re-tunes, by name: those of the image branch and of the coarse-mask head.
 
     Args:
         model ([`SFRecSamModel`]): Whose weights.
         parts (`tuple[str, ...]`): Any of `"filters"` (frequency responses), `"gates"` (attention that mixes spatial
-            and frequency features) and `"norms"` (scale and shift of each normalised channel).
+            and frequency features), `"norms"` (scale and shift of each normalised channel) and `"presence"` (the score
+            that tells a lesion from a normal scan).
 
     Raises:
         ValueError: A part is unknown, or the model has none of them.
     """
     if unknown := set(parts) - set(PARTS):
         raise ValueError(f"parts={sorted(unknown)} are unknown; choose from {sorted(PARTS)}.")
-    kinds = tuple(kind for part in parts for kind in PARTS[part])
     chosen = {
         f"{prefix}.{name}": parameter
         for prefix, module in model.named_modules()
-        if prefix.split(".")[0] in ("branch", "coarse_mask_head") and isinstance(module, kinds)
+        if _part(prefix, module) in parts
         for name, parameter in module.named_parameters()
     }
     if not chosen:
         raise ValueError(f"This model has no weights of the kinds {parts} to adapt; it was built with fusion='none'.")
     return chosen
+
+
+def _part(place: str, module: nn.Module) -> str | None:
+    """To which part the weights of a module belong."""
+    room = place.split(".")[0]
+    if room not in ("branch", "coarse_mask_head"):
+        return None
+    if isinstance(module, NORMS):
+        return "norms"
+    if isinstance(module, nn.Linear) and room == "coarse_mask_head":
+        return "presence"
+    return {FrequencyFilter: "filters", AttentionFusion: "gates"}.get(type(module))
 
 
 def save_adaptation(model: PreTrainedModel, base: dict[str, Tensor], folder: str | Path) -> int:
