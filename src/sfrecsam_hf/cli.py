@@ -21,7 +21,10 @@ def main(arguments: list[str] | None = None) -> int:
         import_module(".registration", __package__)
         return job(**options) or 0
     except (ValueError, OSError, FloatingPointError) as error:
-        print(f"sfrecsam: {error}", file=sys.stderr)
+        from .inference.writing import in_words
+
+        of_the_system = isinstance(error, OSError) and error.errno and error.filename
+        print(f"sfrecsam: {in_words(error, error.filename) if of_the_system else error}", file=sys.stderr)
         return 2
     except ModuleNotFoundError as error:
         extra = EXTRAS.get((error.name or "").split(".")[0], "train")
@@ -102,6 +105,12 @@ def _parser() -> argparse.ArgumentParser:
     job = jobs.add_parser("adapt", help="fit a checkpoint to the scans of another hospital, with 10 to 50 of them")
     job.set_defaults(job=commands.adapt)
     job.add_argument("--data", required=True, metavar="SITE", help="folder or zip with the site's images and masks")
+    job.add_argument(
+        "--normals",
+        type=float,
+        metavar="SHARE",
+        help="expected share of normal scans, for a SITE without masks: only the presence threshold is fitted",
+    )
     job.add_argument("--output", required=True, help="folder for the difference to the base, and the report")
     job.add_argument("--images", type=int, help="so many images, drawn at random; all if left out")
     job.add_argument("--model", help="the base: checkpoint folder or Hub name; the bundled one if left out")

@@ -52,6 +52,8 @@ def predict(
         prompts["input_boxes"] = [box]
     if mm_per_pixel is not None and not 0 < mm_per_pixel < math.inf:
         raise ValueError(f"--mm-per-pixel {mm_per_pixel:g} must be a length above 0.")
+    if frame < 1:
+        raise ValueError(f"--frame {frame} must be 1 or more.")
     for format in formats:
         check(format)
     model, processor, batch_size, options = _loaded(**inference)
@@ -149,7 +151,9 @@ def evaluate(
     print(f"{', '.join(written)} are in {output}")
 
 
-def adapt(data: str, output: str, images: int | None, model: str | None, steps: int, seed: int) -> int:
+def adapt(
+    data: str, output: str, normals: float | None, images: int | None, model: str | None, steps: int, seed: int
+) -> int:
     """Fits a checkpoint to a site; 2 if the base is better."""
     import numpy as np
 
@@ -157,6 +161,8 @@ def adapt(data: str, output: str, images: int | None, model: str | None, steps: 
     from .inference.checkpoints import load_checkpoint
     from .training.adapt import Fit, adapt, table
 
+    if normals is not None:
+        return _adapt_threshold(data, output, normals, model)
     site = load_folder(data)
     if images is not None:
         if not 1 <= images <= len(site):
@@ -176,6 +182,22 @@ def adapt(data: str, output: str, images: int | None, model: str | None, steps: 
     return 0
 
 
+def _adapt_threshold(data: str, output: str, normals: float, model: str | None) -> int:
+    from .data.dicom import is_dicom, read_dicom
+    from .inference.checkpoints import load_checkpoint
+    from .inference.inputs import find_pictures
+    from .modeling.image_reading import read_rgb
+    from .training.adapt import adapt_threshold
+
+    found = find_pictures([data], output)
+    print(*found.left_out_in_words(), sep="\n", end="\n" * bool(found.left_out))
+    paths = (picture.path for picture in found.pictures)
+    scans = (read_dicom(path)[0] if is_dicom(path) else read_rgb(path) for path in paths)
+    threshold = adapt_threshold(*load_checkpoint(model), scans, normals, output, model)
+    print(f"kept: thresholds; presence threshold {threshold:.3f}; use it with --model {output}")
+    return 0
+
+
 def rank(inputs: list[str], output: str, shown: int, model: str | None) -> int:
     """Orders scans for labelling; 2 if one of them could not be used."""
     from .inference.checkpoints import load_checkpoint
@@ -183,10 +205,12 @@ def rank(inputs: list[str], output: str, shown: int, model: str | None) -> int:
 
     if shown < 1:
         raise ValueError(f"--shown {shown} must be 1 or more.")
-    ranked, problems = rank_files(*load_checkpoint(model), inputs, output, shown)
+    ranked, problems, left_out = rank_files(*load_checkpoint(model), inputs, output, shown)
     for place, one in enumerate(ranked[:shown], 1):
         print(f"{place:3}. {one.name}")
     print(f"{len(ranked)} scans ranked; all of them are in {output}/ranking.csv, the first {shown} in ranking.png.")
+    for line in left_out:
+        print(line)
     for problem in problems:
         print(f"sfrecsam: {problem}", file=sys.stderr)
     return 2 if problems else 0

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import PIL.Image
-from PIL.PngImagePlugin import PngInfo
 from PIL.TiffImagePlugin import AppendingTiffWriter
 from tqdm import tqdm
 
@@ -21,7 +20,7 @@ from ..modeling.modeling_sfrecsam import SFRecSamModel
 from ..modeling.segmentation import Segmentation
 from ..modeling.tidying import burnt_in_text, tidied
 from .clips import flicker, segment_clip
-from .inputs import WRITER
+from .inputs import WRITER, signed
 from .visualization import overlay
 from .writing import replacing
 
@@ -120,9 +119,7 @@ def predict_clip(
     _write_rows(files[2], rows)
     if largest is not None:
         files.append(stem.with_name(f"{stem.name}_largest.png"))
-        written_by = PngInfo()
-        written_by.add_text("Software", WRITER)
-        largest[2].save(files[-1], pnginfo=written_by)
+        largest[2].save(files[-1], pnginfo=signed())
     return ClipReport(
         frames=len(rows),
         with_lesion=sum(row["area"] > 0 for row in rows),
@@ -187,9 +184,7 @@ def _pictures(path: Path, rate: float) -> Iterator[Callable[[PIL.Image.Image], N
     """Writes pictures into a folder, one PNG a frame: without PyAV nothing writes a video frame by frame."""
     path.mkdir(parents=True, exist_ok=True)
     numbers = itertools.count(1)
-    written_by = PngInfo()
-    written_by.add_text("Software", WRITER)
-    yield lambda picture: picture.save(path / f"{next(numbers):05d}.png", pnginfo=written_by)
+    yield lambda picture: picture.save(path / f"{next(numbers):05d}.png", pnginfo=signed())
 
 
 @contextmanager

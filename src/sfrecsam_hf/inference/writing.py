@@ -81,5 +81,5 @@ def in_words(error: OSError, path: Path) -> str:
         errno.EEXIST: "choose another --output",
     }
     remedy = remedies.get(error.errno, "check the path and the disk")
-    where = shown(error.filename or path)
+    where = shown(error.filename2 or error.filename or path)  # what a file was to be named is what is in the way
     return f"{where}: {(error.strerror or str(error)).lower()}; {remedy}."

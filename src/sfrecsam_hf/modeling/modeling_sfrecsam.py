@@ -75,6 +75,8 @@ class SFRecSamModel(Sources, StagedTraining, SFRecSamPreTrainedModel, SamModel):
     """
 
     config: SFRecSamConfig
+    # Saved before prompt fusion saw the pixels; at zero, as it is then, it answers as it did.
+    _keys_to_ignore_on_load_missing = {r"prompt_fusion\.look\."}
     _can_record_outputs = {"mask_decoder_attentions": OutputRecorder(SamTwoWayAttentionBlock, index=2)}
 
     def __init__(self, config: SFRecSamConfig):
@@ -102,6 +104,7 @@ class SFRecSamModel(Sources, StagedTraining, SFRecSamPreTrainedModel, SamModel):
         feature_channels = config.decoder_channels[config.mask_stride.bit_length() - 2]
         self.prompt_fusion = PromptFusion(
             feature_channels,
+            config.mask_stride**2,
             embedding_channels,
             levels=(token_stride // config.mask_stride).bit_length() - 1,
         )
@@ -306,7 +309,9 @@ class SFRecSamModel(Sources, StagedTraining, SFRecSamPreTrainedModel, SamModel):
         features = [
             part.high_resolution_features
             if group.automatic
-            else self.prompt_fusion(part.high_resolution_features, part.image_embeddings, group.prompts, image_size)
+            else self.prompt_fusion(
+                part.high_resolution_features, part.pixels, part.image_embeddings, group.prompts, image_size
+            )
             for part, group in prompted.parts()
         ]
         return prompted.with_features(prompted.in_order(features))

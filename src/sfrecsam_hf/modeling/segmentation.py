@@ -8,11 +8,14 @@ from itertools import islice
 from typing import Any
 
 import numpy as np
+import PIL.Image
 import torch
 from torch import Tensor
 from transformers import BatchFeature, PreTrainedModel
 
+from .closer_look import Click, look_closer
 from .image_processing_sfrecsam import SFRecSamImageProcessorPil
+from .image_reading import read_rgb
 from .lesions import Lesion, axes, find_lesions
 from .mirrored_view import both_views
 from .model_outputs import SFRecSamOutput
@@ -140,6 +143,8 @@ def segment(
     """
     Segments any number of images, a batch at a time, in constant memory.
 
+    The answer to a click on a lesion holds the click: where the first leaves it out, see [`look_closer`].
+
     Args:
         model ([`SFRecSamModel`]): In evaluation mode.
         processor ([`SFRecSamProcessor`]): Belonging to the model.
@@ -169,7 +174,7 @@ def _batches(
         upcoming = worker.submit(_next_batch, processor, remaining, batch_size)
         while (prepared := upcoming.result()) is not None:
             upcoming = worker.submit(_next_batch, processor, remaining, batch_size)
-            yield from _answer(model, processor, prepared, **options)
+            yield from _answer(model, processor, *prepared, **options)
 
 
 def segment_batch(
@@ -187,29 +192,35 @@ def segment_batch(
     Returns:
         As from [`segment`].
     """
-    return _answer(model, processor, _prepare(processor, pairs), **options)
+    return _answer(model, processor, *_prepare(processor, pairs), **options)
 
 
-def _next_batch(processor: Any, images: Iterator[Any], batch_size: int) -> BatchFeature | None:
+def _next_batch(processor: Any, images: Iterator[Any], batch_size: int) -> tuple[list[Any], BatchFeature] | None:
     batch = list(islice(images, batch_size))
     if not batch:
         return None
     return _prepare(processor, [entry if isinstance(entry, tuple) else (entry, {}) for entry in batch])
 
 
-def _prepare(processor: Any, pairs: list[tuple[Any, dict[str, Any]]]) -> BatchFeature:
+def _prepare(processor: Any, pairs: list[tuple[Any, dict[str, Any]]]) -> tuple[list[Any], BatchFeature]:
+    """The images, which are read already where there are clicks on one, and the model's inputs."""
     kinds = {name for _, prompts in pairs for name in prompts}
     prompts = {name: [given.get(name) for _, given in pairs] for name in kinds}
-    return processor([image for image, _ in pairs], **prompts)
+    images = [image for image, _ in pairs]
+    if "input_points" in kinds:  # and a part of it may be asked for again
+        images = [read_rgb(image, name=f"image {index}") for index, image in enumerate(images)]
+    return images, processor(images, **prompts)
 
 
 @torch.inference_mode()
 def _answer(
     model: PreTrainedModel,
     processor: Any,
+    images: list[Any],
     inputs: BatchFeature,
     mirror: bool = False,
     tidy: bool = True,
+    closer: bool = True,
     **options: Any,
 ) -> list[Answer]:
     inputs = {
@@ -221,9 +232,39 @@ def _answer(
         segmentations(outputs, sizes, processor.image_processor, tidy, prompt)
         for prompt in range(outputs["pred_masks"].shape[1])
     ]
+    if closer and "input_points" in inputs:
+
+        def answer(part: PIL.Image.Image, clicks: list[Click]) -> Segmentation:
+            given = {"input_points": [click[:2] for click in clicks], "input_labels": [click[2] for click in clicks]}
+            again = {**options, "mirror": mirror, "tidy": tidy, "closer": False}
+            return _answer(model, processor, *_prepare(processor, [(part, given)]), **again)[0]
+
+        by_prompt = [
+            [
+                look_closer(one, picture, clicks_of(inputs, image, prompt), answer)
+                for image, (one, picture) in enumerate(zip(found, images, strict=True))
+            ]
+            for prompt, found in enumerate(by_prompt)
+        ]
     counts = _prompts_of_each(inputs, len(sizes))
     by_image = [list(found[:count]) for found, count in zip(zip(*by_prompt, strict=True), counts, strict=True)]
     return [found[0] if len(found) == 1 else found for found in by_image]
+
+
+def clicks_of(inputs: dict[str, Tensor], image: int, prompt: int) -> list[Click]:
+    """
+    The clicks of one prompt, back in pixels of the image.
+
+    Args:
+        inputs (`dict[str, torch.Tensor]`): From the processor.
+        image, prompt (`int`): Which.
+    """
+    x1, y1, x2, y2 = inputs["scan_boxes"][image].tolist()
+    height, width = inputs["reshaped_input_sizes"][image].tolist()
+    scale = torch.tensor([(x2 - x1) / width, (y2 - y1) / height])
+    places = inputs["input_points"][image, prompt].float().cpu() * scale + torch.tensor([x1, y1])
+    labels = inputs["input_labels"][image, prompt].tolist()
+    return [(x, y, label) for (x, y), label in zip(places.tolist(), labels, strict=True) if label in (0, 1)]
 
 
 def _prompts_of_each(inputs: dict[str, Tensor], images: int) -> list[int]:
