@@ -7,6 +7,7 @@ from itertools import takewhile
 from pathlib import Path, PurePosixPath
 
 import PIL.Image
+from PIL.PngImagePlugin import PngInfo
 
 from ..data.clips import VIDEO, written_by
 from ..data.dicom import is_dicom, is_segmentation
@@ -20,6 +21,13 @@ BELOW_OUTPUT = "lie below --output"
 WRITTEN = "were written by an earlier run"
 MASK = "are masks of other images"
 NO_IMAGE = "are not images"
+
+
+def png_mark() -> PngInfo:
+    """What Pillow's `save` takes as `pnginfo` so that a PNG file names [`WRITER`]."""
+    mark = PngInfo()
+    mark.add_text("Software", WRITER)
+    return mark
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,6 @@ import numpy as np
 import PIL.Image
 from accelerate import PartialState
 from accelerate.utils import gather_object
-from PIL.PngImagePlugin import PngInfo
 from torch.accelerator import is_available
 from tqdm import tqdm
 
@@ -24,7 +23,7 @@ from ..modeling.modeling_sfrecsam import SFRecSamModel
 from ..modeling.segmentation import Segmentation, segment_batch
 from .formats import Answer, check, encoded, joined_coco
 from .identity import checkpoint_hash, content_hash
-from .inputs import WRITER, Picture, find_pictures, shown
+from .inputs import Picture, find_pictures, png_mark, shown
 from .predict_clip import ClipReport, predict_clip
 from .report import write_report
 from .tables import REMEMBERED, Part, Row, Tables, rows_of
@@ -186,10 +185,9 @@ class _Run:
             try:
                 clip = open_clip(picture.path)
                 prompts = {frame - 1: self.prompts} if self.prompts else None
-                options = {name: value for name, value in self.options.items() if name != "mirror"}
-                stem = self.output / picture.name
+                stem, more = self.output / picture.name, {"formats": self.formats, **self.options}
                 self.clips[picture.name] = predict_clip(
-                    self.model, self.processor, clip, stem, prompts, self.mm_per_pixel, quiet, **options
+                    self.model, self.processor, clip, stem, prompts, self.mm_per_pixel, quiet, **more
                 )
             except Exception as error:  # whatever is wrong with one clip stops no other
                 if isinstance(error, OSError) and is_full(error):
@@ -290,8 +288,6 @@ def _write_joined(output: Path, tables: Tables, formats: Sequence[str]) -> None:
 def _write(stem: Path, answer: Answer, spacings: list[Spacing], formats: Sequence[str]) -> None:
     """The files of one image: all of them or none."""
     image, found = answer.scan, answer.found
-    written_by = PngInfo()
-    written_by.add_text("Software", WRITER)
     changed = {"lesion": CONTOUR, "added": ADDED, "removed": REMOVED}
     pictures = {
         "mask": PIL.Image.fromarray(found.mask.astype(np.uint8) * 255),
@@ -304,7 +300,7 @@ def _write(stem: Path, answer: Answer, spacings: list[Spacing], formats: Sequenc
         for kind, picture in pictures.items():
             fresh = whole.enter_context(replacing(stem.with_name(f"{stem.name}_{kind}.png")))
             # A higher compression takes thrice the time for a tenth less.
-            picture.save(fresh, format="PNG", compress_level=1, pnginfo=written_by)
+            picture.save(fresh, format="PNG", compress_level=1, pnginfo=png_mark())
         for format in formats:
             for ending, content in encoded(format, answer).items():
                 whole.enter_context(replacing(stem.with_name(stem.name + ending))).write_bytes(content)
