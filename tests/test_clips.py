@@ -1,6 +1,7 @@
 """Clips: every kind is read frame by frame, a lesion is followed both ways, and masks do not flicker."""
 
 import csv
+import json
 import shutil
 import weakref
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from conftest import SAMPLES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
+from transformers import pipeline
 
 from sfrecsam_hf.cli import main
 from sfrecsam_hf.data.clips import Clip, is_clip, open_clip
@@ -340,3 +342,82 @@ def test_a_damaged_clip_stops_no_other(tiny_checkpoint, tmp_path, capsys):
     said = capsys.readouterr()
     assert "broken.mp4" in said.err
     assert "clip: a lesion on" in said.out
+
+
+def test_every_frame_in_the_formats_of_other_programs_and_a_report(tiny_checkpoint, tmp_path, capsys):
+    frames = panned(3)
+    write("gif", frames, tmp_path)
+    command = ["predict", str(tmp_path / "clip.gif"), "--model", str(tiny_checkpoint), "--device", "cpu"]
+    more = ["--samples", "1", "--presence-threshold", "0", "--output", str(tmp_path / "out"), "--report"]
+    assert main([*command, *more, "--format", "coco", "geojson"]) == 0
+    with PIL.Image.open(tmp_path / "out" / "clip_masks.tiff") as stack:
+        masks = [np.asarray(page) > 0 for page in PIL.ImageSequence.Iterator(stack)]
+    coco = json.loads((tmp_path / "out" / "clip_coco.json").read_text())
+    assert [image["file_name"] for image in coco["images"]] == [f"clip.gif frame {number}" for number in (1, 2, 3)]
+    for number, mask in enumerate(masks, 1):
+        own = [one for one in coco["annotations"] if one["image_id"] == number]
+        assert sum(one["area"] for one in own) == mask.sum() > 0
+        polygons = json.loads((tmp_path / "out" / "clip_frames" / f"{number:05d}_contours.geojson").read_text())
+        assert len(polygons["features"]) == len(own)
+    page = (tmp_path / "out" / "report.html").read_text()
+    (measured,) = [
+        row for row in csv.DictReader((tmp_path / "out" / "clip_frames.csv").open()) if row["measure_here"] == "1"
+    ]
+    assert "A lesion is marked on 3 of 3 frames." in page
+    assert f"Measure frame {measured['frame']}: {float(measured['longest_diameter']):.1f} x" in page
+    assert "data:image/jpeg;base64," in page
+    assert "NAME_frames.csv of a clip" in (tmp_path / "out" / "columns.txt").read_text()
+
+
+def test_a_frame_of_a_dicom_clip_stays_in_its_study(tiny_checkpoint, tmp_path):
+    pydicom = pytest.importorskip("pydicom")
+    pytest.importorskip("highdicom")
+    path = write("dcm", panned(2), tmp_path)
+    dataset = pydicom.dcmread(path)
+    dataset.PatientID, dataset.StudyInstanceUID = "somebody", pydicom.uid.generate_uid()
+    dataset.save_as(path)
+    command = ["predict", str(path), "--model", str(tiny_checkpoint), "--device", "cpu", "--samples", "1"]
+    assert main([*command, "--format", "dicom-seg", "--output", str(tmp_path / "out")]) == 0
+    for ending in ("seg", "scan"):
+        written = pydicom.dcmread(tmp_path / "out" / "clip_frames" / f"00002_{ending}.dcm")
+        assert written.PatientID == "somebody"
+        assert written.StudyInstanceUID == dataset.StudyInstanceUID
+
+
+def test_mirroring_is_refused_for_a_clip_and_not_left_out(tiny_checkpoint, tmp_path, capsys):
+    path = write("gif", panned(2), tmp_path)
+    command = ["predict", str(path), "--model", str(tiny_checkpoint), "--device", "cpu", "--mirror"]
+    assert main([*command, "--output", str(tmp_path / "out")]) == 2
+    assert "mirror=True is for still images" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def segmenter(tiny_checkpoint):
+    return pipeline("lesion-segmentation", model=str(tiny_checkpoint), device="cpu")
+
+
+def test_the_pipeline_takes_a_path_a_list_and_any_frames_of_a_clip(segmenter, loaded, tmp_path):
+    frames = panned(4)
+    path = write("png", frames, tmp_path)
+    expected = masks_of(segment_clip(*loaded, frames))
+    for taken in (frames, str(path), path, open_clip(path), iter(frames)):
+        found = segmenter(taken, clip=True)
+        assert isinstance(found, list) == isinstance(taken, list)
+        for answer, mask in zip(found, expected, strict=True):
+            assert np.array_equal(np.asarray(answer["mask"]) > 0, mask)
+    with pytest.raises(ValueError, match=r"clip\.png has 4 frames; .* call the pipeline with clip=True"):
+        segmenter(str(path))
+    with pytest.raises(ValueError, match="clip=True needs the frames"):
+        segmenter(frames[0], clip=True)
+    (tmp_path / "clip.mp4").write_bytes(b"a video")
+    with pytest.raises(ValueError, match=r"clip\.mp4 is not a clip that Pillow can read; .*open_clip"):
+        list(segmenter(str(tmp_path / "clip.mp4"), clip=True))
+
+
+def test_a_click_on_a_frame_comes_with_it_to_the_pipeline(segmenter, loaded):
+    frames, click = panned(4), {"input_points": [[60.0, 60.0]], "input_labels": [1]}
+    for index, taken, more in ((2, [*frames[:2], {"image": frames[2], **click}, frames[3]], {}), (0, frames, click)):
+        found = segmenter(taken, clip=True, mc_samples=1, **more)
+        expected = masks_of(segment_clip(*loaded, frames, {index: click}, mc_samples=1))
+        for answer, mask in zip(found, expected, strict=True):
+            assert np.array_equal(np.asarray(answer["mask"]) > 0, mask)
