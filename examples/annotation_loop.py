@@ -7,7 +7,8 @@
 `serve` is the model, and goes on until it is stopped. `project` makes a project of the scans in a folder and connects
 the model to it: start `serve` before. `export` writes images/ and masks/ of all scans with a submitted annotation; one
 without a region says that there is no lesion. Then `sfrecsam adapt --data corrected --output adapted`, and `serve
---model adapted`. TOKEN is on Label Studio's page Account & Settings.
+--model adapted`. TOKEN is a personal access token, from Label Studio's page Account &
+Settings.
 """
 
 import argparse
@@ -17,6 +18,7 @@ from itertools import islice
 from pathlib import Path
 from threading import Lock
 from typing import Any
+from uuid import uuid4
 
 import httpx
 import numpy as np
@@ -40,19 +42,19 @@ LONGEST = 2**16  # of a run
 
 
 class LabelStudio:
-    """A Label Studio server, and the token of who asks it: a personal access token, or one of the older kind."""
+    """A Label Studio server, and the personal access token of who asks it."""
 
     def __init__(self, address: str, token: str):
         self.client = httpx.Client(base_url=address, timeout=60, follow_redirects=True)
         self.token = token
 
-    def ask(self, method: str, path: str, key: str | None = None, **content: Any) -> httpx.Response:
-        """The answer to a request; an error says what the server said."""
-        if key is None and self.token.count(".") == 2:  # it is changed for one that lasts a few minutes
-            fresh = self.ask("POST", "/api/token/refresh", "", json={"refresh": self.token})
-            key = f"Bearer {fresh.json()['access']}"
-        headers = {"Authorization": f"Token {self.token}" if key is None else key} if key != "" else {}
-        answer = self.client.request(method, path, headers=headers, **content)
+    def ask(self, method: str, path: str, **content: Any) -> httpx.Response:
+        """The answer to a request. The token is changed for one that lasts a few minutes."""
+        access = self._sent("POST", "/api/token/refresh/", json={"refresh": self.token}).json()["access"]
+        return self._sent(method, path, headers={"Authorization": f"Bearer {access}"}, **content)
+
+    def _sent(self, method: str, path: str, **content: Any) -> httpx.Response:
+        answer = self.client.request(method, path, **content)
         if answer.is_error:
             raise RuntimeError(f"Label Studio answers {answer.status_code} to {answer.url}: {answer.text[:300]}")
         return answer
@@ -130,7 +132,7 @@ class Backend(ThreadingHTTPServer):
             found = [guided(prompt, answer) for prompt in prompts]
         mask, score = np.any([one.mask for one in found], axis=0), min(one.score for one in found)
         region = {"type": "brushlabels", "from_name": "mask", "to_name": "image", "score": score, "image_rotation": 0}
-        region |= {"id": "lesion", "original_width": image.width, "original_height": image.height}
+        region |= {"id": uuid4().hex[:10], "original_width": image.width, "original_height": image.height}
         region["value"] = {"format": "rle", "rle": encoded(mask), "brushlabels": ["lesion"]}
         return {"result": [region] if mask.any() else [], "score": score, "model_version": self.version}
 
@@ -163,8 +165,8 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
 
-def make_project(server: LabelStudio, images: str, backend: str) -> None:
-    """A project with the scans of a folder, and the model connected to it."""
+def make_project(server: LabelStudio, images: str, backend: str) -> int:
+    """Makes a project with the scans of a folder, connects the model to it, and returns its number."""
     files = [path for path in sorted(Path(images).iterdir()) if path.suffix.lower() in EXTENSIONS]
     project = server.ask("POST", "/api/projects", json={"title": Path(images).name, "label_config": PAGE}).json()["id"]
     for path in files:
@@ -172,6 +174,7 @@ def make_project(server: LabelStudio, images: str, backend: str) -> None:
     connected = {"project": project, "url": backend, "title": "SF-RecSAM", "is_interactive": True}
     server.ask("POST", "/api/ml", json=connected)
     print(f"project {project}: {len(files)} scans; open {server.client.base_url}projects/{project}")
+    return project
 
 
 def export(server: LabelStudio, project: int, output: str) -> None:

@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 import PIL.Image
 from scipy.ndimage import gaussian_filter, map_coordinates
-from sfrecsam_hf.inference.clips import flicker, segment_clip
 from tables import as_table, write
 
+from sfrecsam_hf import segment, segment_clip
 from sfrecsam_hf.data.splits import load_split
 from sfrecsam_hf.evaluation.metrics import overlap
 from sfrecsam_hf.inference.checkpoints import load_checkpoint
-from sfrecsam_hf.modeling.segmentation import segment
+from sfrecsam_hf.inference.predict_clip import flicker
 
 VIEW = 0.85  # of the scan's sides: what a frame shows of it at zoom 1
 PAN, ZOOM, WARP = 0.06, 0.08, 0.012  # of the scan's sides, of its scale, of its sides

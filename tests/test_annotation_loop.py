@@ -1,6 +1,10 @@
 """The annotation loop: Label Studio's requests are answered over HTTP, and what it exports is what `adapt` reads."""
 
 import json
+import os
+import shutil
+import socket
+import subprocess
 import sys
 import threading
 from contextlib import contextmanager
@@ -19,7 +23,7 @@ from sfrecsam_hf.inference.guided import Prompt, guided
 
 sys.path.insert(0, str(EXAMPLES))
 import annotation_loop
-from annotation_loop import Backend, LabelStudio, decoded, encoded, export, prompts_of
+from annotation_loop import Backend, LabelStudio, decoded, encoded, export, make_project, prompts_of
 
 SCAN = SAMPLES / "bus_0180-l.png"
 IMAGE = PIL.Image.open(SCAN)
@@ -52,22 +56,22 @@ class Stored(BaseHTTPRequestHandler):
     """What a Label Studio server holds: one scan, and the annotations of the class's `tasks`."""
 
     tasks: list = []
-    refused = False
 
     def do_GET(self) -> None:
-        if self.headers["Authorization"] not in ("Token old", "Bearer short"):
-            self.send_error(401, "Authentication credentials were not provided.")
-        elif self.path.startswith("/data/upload"):
+        assert self.headers["Authorization"] == "Bearer short"
+        if self.path.startswith("/data/upload"):
             self.answer(SCAN.read_bytes())
         else:
             assert self.path == "/api/projects/1/export?exportType=JSON"
             self.answer(json.dumps(self.tasks).encode())
 
     def do_POST(self) -> None:
-        assert self.path == "/api/token/refresh"
+        assert self.path == "/api/token/refresh/"
         asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        assert asked == {"refresh": "a.b.c"}
-        self.answer(b'{"access": "short"}')
+        if asked == {"refresh": "a.b.c"}:
+            self.answer(b'{"access": "short"}')
+        else:
+            self.send_error(401, "Token is invalid")
 
     def answer(self, body: bytes) -> None:
         self.send_response(200)
@@ -99,7 +103,7 @@ def studio():
 
 @pytest.fixture(scope="module")
 def backend(studio, tiny_checkpoint):
-    with served(Backend(0, str(tiny_checkpoint), LabelStudio(studio, "old"))) as address:
+    with served(Backend(0, str(tiny_checkpoint), LabelStudio(studio, "a.b.c"))) as address:
         yield address
 
 
@@ -166,8 +170,7 @@ def annotated(number: int, at: str, result: list, **more: object) -> dict:
     return {"id": number, "data": {"image": ADDRESS}, "annotations": [annotation]}
 
 
-@pytest.mark.parametrize("token", ["old", "a.b.c"])
-def test_what_is_exported_is_what_adapt_reads(studio, tmp_path, monkeypatch, token):
+def test_what_is_exported_is_what_adapt_reads(studio, tmp_path, monkeypatch):
     mask = np.zeros((HEIGHT, WIDTH), bool)
     mask[40:90, 60:120] = True
     brush = region("brushlabels", "lesion", x=0, y=0)
@@ -181,7 +184,7 @@ def test_what_is_exported_is_what_adapt_reads(studio, tmp_path, monkeypatch, tok
         {"id": 4, "data": {"image": ADDRESS}, "annotations": []},
     ]
     monkeypatch.setattr(Stored, "tasks", tasks)
-    export(LabelStudio(studio, token), 1, str(tmp_path / "corrected"))
+    export(LabelStudio(studio, "a.b.c"), 1, str(tmp_path / "corrected"))
     rows = {row["name"][:5]: row for row in load_folder(tmp_path / "corrected")}
     assert sorted(rows) == ["00001", "00002"]
     assert np.array_equal(np.asarray(rows["00001"]["mask"]) > 0, mask)
@@ -192,3 +195,73 @@ def test_what_is_exported_is_what_adapt_reads(studio, tmp_path, monkeypatch, tok
 def test_a_wrong_token_is_said_in_one_sentence(studio, tmp_path):
     with pytest.raises(RuntimeError, match="Label Studio answers 401"):
         export(LabelStudio(studio, "wrong"), 1, str(tmp_path / "corrected"))
+
+
+@pytest.fixture(scope="module")
+def label_studio(tmp_path_factory):
+    """A Label Studio server with one user, and a personal access token of theirs."""
+    command = shutil.which(os.environ.get("LABEL_STUDIO", "label-studio"))
+    if command is None:
+        pytest.skip("Label Studio is not installed; pip install label-studio, or name its command in LABEL_STUDIO.")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    settings = {
+        "LABEL_STUDIO_BASE_DATA_DIR": str(tmp_path_factory.mktemp("studio")),
+        "LABEL_STUDIO_ENABLE_LEGACY_API_TOKEN": "true",
+        "ML_BLOCK_LOCAL_IP": "false",
+        "COLLECT_ANALYTICS": "false",
+        "LATEST_VERSION_CHECK": "false",
+    }
+    user = ["--username", "me@example.org", "--password", "only for a test", "--user-token", "0" * 40]
+    started = [command, "start", "--no-browser", "--port", str(port), *user]
+    process = subprocess.Popen(
+        started, env={**os.environ, **settings}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    try:
+        said = b"".join(iter_until(process.stdout, b"Starting development server"))
+        assert b"Starting development server" in said, said[-3000:].decode()
+        address = f"http://127.0.0.1:{port}"
+        transport = httpx.HTTPTransport(retries=10)  # it listens a moment after it says so
+        with httpx.Client(transport=transport, headers={"Authorization": f"Token {'0' * 40}"}, timeout=60) as client:
+            token = client.post(f"{address}/api/token/").json()["token"]
+        yield address, token
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def iter_until(lines, word: bytes):
+    for line in lines:
+        yield line
+        if word in line:
+            return
+
+
+@pytest.mark.slow
+def test_the_loop_with_the_real_server(label_studio, tiny_checkpoint, tmp_path):
+    address, token = label_studio
+    server = LabelStudio(address, token)
+    (tmp_path / "scans").mkdir()
+    for path in (SCAN, SAMPLES / "bus_0560-r.png"):
+        shutil.copy(path, tmp_path / "scans")
+    with served(Backend(0, str(tiny_checkpoint), server)) as backend:
+        project = make_project(server, str(tmp_path / "scans"), backend)
+        (connected,) = server.ask("GET", f"/api/ml?project={project}").json()
+        assert connected["state"] == "CO", connected
+        tasks = server.ask("GET", f"/api/tasks?project={project}&fields=all").json()["tasks"]
+        corrected = {}
+        for task, drawn in zip(tasks, (CLICK, BOX), strict=True):
+            asked = {"task": task["id"], "context": {"result": [drawn]}}
+            said = server.ask("POST", f"/api/ml/{connected['id']}/interactive-annotating", json=asked).json()["data"]
+            (brush,) = said["result"]
+            shape = brush["original_height"], brush["original_width"]
+            mask = decoded(brush["value"]["rle"], shape)
+            mask[:20] = False  # what an annotator takes away
+            brush["value"]["rle"] = encoded(mask)
+            server.ask("POST", f"/api/tasks/{task['id']}/annotations", json={"result": [brush]})
+            corrected[f"{task['id']:05d}"] = mask
+    export(server, project, str(tmp_path / "corrected"))
+    rows = {row["name"][:5]: np.asarray(row["mask"]) > 0 for row in load_folder(tmp_path / "corrected")}
+    assert rows.keys() == corrected.keys()
+    assert all(np.array_equal(rows[name], corrected[name]) for name in rows)
