@@ -254,7 +254,7 @@ def test_flickering_masks_become_steady():
 
 def test_a_lesion_that_moves_with_the_tissue_is_averaged_where_it_is():
     raw = [seen(disc(12.0 + 2 * index), pan=2 * index) for index in range(6)]
-    assert motion(raw[0].gray, raw[2].gray) == (0.0, 4.0)
+    assert motion(raw[0].gray, raw[2].gray) == pytest.approx((0.0, 4.0), abs=0.3)
     for one, other in zip(steady(raw), raw, strict=True):
         overlap = flicker([one.mask, other.mask])["neighbour_dice"]
         assert overlap > 0.97
