@@ -26,9 +26,6 @@ from sfrecsam_hf.inference.predict_clip import flicker
 VIEW = 0.85  # of the scan's sides: what a frame shows of it at zoom 1
 PAN, ZOOM, WARP = 0.06, 0.08, 0.012  # of the scan's sides, of its scale, of its sides
 SPECKLE, KEPT = 0.15, 0.8  # its deviation, on top of the own speckle of the scan; what one frame keeps of the last one
-    0.15,
-    0.8,
-)  # its deviation on top of the scan's own, and what one frame keeps of the speckle of the one before
 HEADS = {
     "method": "masks of",
     "neighbour_dice": "Dice of neighbours",
