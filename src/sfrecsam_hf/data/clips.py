@@ -21,7 +21,7 @@ RATE = 20.0  # frames a second where the file does not say
 
 
 @dataclass(frozen=True, eq=False)
-class Clip(Sequence):
+class Clip(Sequence[PIL.Image.Image]):
     r"""
     One clip on disk: a sequence of RGB pictures, of which those asked for are read.
 

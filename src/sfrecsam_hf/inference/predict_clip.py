@@ -21,7 +21,8 @@ from ..data.dicom import is_dicom
 from ..modeling.clip_tracking import segment_clip
 from ..modeling.modeling_sfrecsam import SFRecSamModel
 from ..modeling.segmentation import Segmentation
-from .formats import Answer, joined_coco, write
+from .answers import Answer
+from .formats import joined_coco, write
 from .inputs import WRITER, png_mark, shown
 from .tables import FRAME_COLUMNS, FRAMES
 from .visualization import overlay

@@ -67,9 +67,9 @@ def picture_frames(path: str | Path, start: int = 0) -> Iterator[PIL.Image.Image
         FileNotFoundError: There is no such file.
         ValueError: Pillow cannot read it, or a frame is damaged.
     """
-    path, name = file_of(path, "clip")
+    file, name = file_of(path, "clip")
     try:
-        opened = PIL.Image.open(path)
+        opened = PIL.Image.open(file)
     except (OSError, SyntaxError, ValueError) as error:
         raise ValueError(
             f"{name} is not a clip that Pillow can read; read a video or DICOM by sfrecsam_hf.open_clip and give its "
