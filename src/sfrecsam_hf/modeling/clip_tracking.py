@@ -109,8 +109,8 @@ def _answers(
         lower = LINGER if smooth and there else 0.0
         output = emptied_below(one.output, tracker.threshold - lower)
         there = float(output.presence_logits.sigmoid()) >= tracker.threshold - lower
-        size, shown = (one.picture.height, one.picture.width), [one.picture] if tidy else None
-        (answer,) = segmentations(output, [size], tracker.processor.image_processor, shown)
+        size = (one.picture.height, one.picture.width)
+        (answer,) = segmentations(output, [size], tracker.processor.image_processor, tidy)
         yield one.picture, answer
 
 
@@ -283,6 +283,7 @@ class _Encoded:
         self.embeddings: SFRecSamImageEmbeddings = model.get_image_embeddings(
             inputs["pixel_values"].to(model.device, model.dtype), inputs["reshaped_input_sizes"].to(model.device)
         )
+        self.text = inputs["text"]
         self.grays = self.embeddings.pixels.float().mean(dim=1)
 
     @torch.inference_mode()
@@ -297,7 +298,8 @@ class _Encoded:
         )
         mapped = {name: torch.as_tensor(value, device=self.model.device) for name, value in mapped.items()}
         embeddings = self.embeddings.repeat(torch.tensor(chosen, device=self.model.device))
-        outputs = self.model(image_embeddings=embeddings, scan_boxes=boxes, **mapped, **options)
+        given = {"scan_boxes": boxes, "text": self.text[chosen], **mapped}
+        outputs = self.model(image_embeddings=embeddings, **given, **options)
         return [
             Seen(self.pictures[index], self.places[index], self.grays[index], _row(outputs, row))
             for row, index in enumerate(chosen)
