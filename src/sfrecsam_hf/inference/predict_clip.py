@@ -22,22 +22,11 @@ from ..modeling.modeling_sfrecsam import SFRecSamModel
 from ..modeling.segmentation import Segmentation
 from .clips import flicker, segment_clip
 from .inputs import WRITER
+from .tables import MEASURED, rows_of
 from .visualization import overlay
 from .writing import replacing
 
-COLUMNS = (
-    "frame",
-    "seconds",
-    "presence",
-    "area",
-    "longest_diameter",
-    "perpendicular_diameter",
-    "mean_uncertainty",
-    "area_mm2",
-    "longest_diameter_mm",
-    "perpendicular_diameter_mm",
-    "measure_here",
-)
+COLUMNS = ("frame", "seconds", *MEASURED, "measure_here")
 
 
 @dataclass
@@ -70,6 +59,7 @@ def predict_clip(
     prompts: dict[int, dict[str, Any]] | None = None,
     mm_per_pixel: float | None = None,
     quiet: bool = False,
+    seen: Callable[[int, PIL.Image.Image, Segmentation], None] | None = None,
     **options: Any,
 ) -> ClipReport:
     """
@@ -86,6 +76,7 @@ def predict_clip(
         prompts (`dict[int, dict]`, *optional*): As for [`segment_clip`].
         mm_per_pixel (`float`, *optional*): Size of a pixel in clips that do not tell it themselves.
         quiet (`bool`): No progress bar.
+        seen (`Callable`, *optional*): Told the index, the picture and the answer of each frame once it is written.
         options: As for [`segment_clip`].
     """
     stem.parent.mkdir(parents=True, exist_ok=True)
@@ -109,6 +100,8 @@ def predict_clip(
             rows.append(_row(index, one, clip, mm_per_pixel))
             if mask.any() and (largest is None or rows[-1]["longest_diameter"] > largest[0]):
                 largest = rows[-1]["longest_diameter"], index, picture
+            if seen is not None:
+                seen(index, frame, one)
             masks = [*masks[-1:], mask]
             if len(masks) == 2 and masks[0].shape == masks[1].shape:
                 steadiness = flicker(masks)
@@ -136,22 +129,9 @@ def predict_clip(
 def _row(index: int, one: Segmentation, clip: Clip, mm_per_pixel: float | None) -> dict[str, Any]:
     given = None if mm_per_pixel is None else (mm_per_pixel, mm_per_pixel)
     spacing = clip.calibration.spacing(one.mask) or given
-    lesions = one.lesions
-    row: dict[str, Any] = dict.fromkeys(COLUMNS, "") | {
-        "frame": index + 1,
-        "seconds": round(index / clip.rate, 3),
-        "presence": round(one.presence, 4),
-        "area": int(one.mask.sum()),
-        "longest_diameter": 0.0,
-        "perpendicular_diameter": 0.0,
-        "mean_uncertainty": round(float(one.uncertainty[one.mask].mean() if lesions else one.uncertainty.mean()), 4),
-    }
-    if lesions:  # the largest piece, never across pieces
-        measured = lesions[0].measurements(spacing)
-        row |= {name: round(measured[name], 2) for name in COLUMNS if name in measured and "diameter" in name}
-        if spacing is not None:
-            row["area_mm2"] = round(row["area"] * spacing[0] * spacing[1], 2)
-    return row
+    measured, _ = rows_of(clip.path.name, one, [spacing] * len(one.lesions))
+    numbers = {name: measured[name] for name in MEASURED if name in measured}
+    return {"frame": index + 1, "seconds": round(index / clip.rate, 3), **numbers}
 
 
 def _write_rows(path: Path, rows: list[dict[str, Any]]) -> None:

@@ -52,6 +52,16 @@ LESION_COLUMNS: dict[str, tuple[type, str]] = {
     **SIZES,
     **MILLIMETRES,
 }
+# What the shorter tables show of a picture: of a clip's frames, and of the demo's images.
+MEASURED = (
+    "presence",
+    "lesions",
+    "area",
+    "longest_diameter",
+    "perpendicular_diameter",
+    "mean_uncertainty",
+    *MILLIMETRES,
+)
 TABLES = {IMAGES: IMAGE_COLUMNS, LESIONS: LESION_COLUMNS}
 REMEMBERED = ("source", "content", "settings", "checkpoint")
 
