@@ -90,9 +90,11 @@ class Actions:
         suspicion_threshold: float,
         presence_threshold: float,
         correctors: list[str],
+        format: str = OTHER_FORMATS[0][1],
     ) -> None:
         """Opens a file that was dropped on the viewer, pasted, or picked."""
         visit.controls = Controls(mc_samples, suspicion_threshold, presence_threshold, tuple(correctors))
+        visit.format = format
         said = _said(visit, event)
         own = visit.take(str(said.get("path")))
         if holds_clip(own):
@@ -112,9 +114,11 @@ class Actions:
         suspicion_threshold: float,
         presence_threshold: float,
         correctors: list[str],
+        format: str = OTHER_FORMATS[0][1],
     ) -> None:
         """Opens one of the samples."""
         visit.controls = Controls(mc_samples, suspicion_threshold, presence_threshold, tuple(correctors))
+        visit.format = format
         index = _said(visit, event).get("index")
         if index not in range(len(SAMPLES)):
             raise ValueError("There is no such sample; reload the page.")

@@ -98,7 +98,7 @@ def _segment_tab(actions: Actions, visit: gr.State) -> tuple[Components, gr.Acco
                         ("Numbers (JSON)", "download-numbers"),
                     )
                 ]
-                format = gr.Dropdown(OTHER_FORMATS, value="coco", label="Other formats", elem_id="format")
+                format = gr.Dropdown(OTHER_FORMATS, value=OTHER_FORMATS[0][1], label="Other formats", elem_id="format")
                 files.append(gr.DownloadButton("Save in this format", size="md", elem_id="download-other"))
                 files += [
                     gr.DownloadButton(label, size="md", visible=False, elem_id=name)
@@ -113,8 +113,8 @@ def _segment_tab(actions: Actions, visit: gr.State) -> tuple[Components, gr.Acco
                 controls = _controls(actions.staged.default_controls())
     outputs = [visit, picture, head, table, switch, *files, foot]
     millimetres = controls.pop()
-    picture.opened(actions.open_upload, [visit, *controls], outputs, **PRIVATE, **QUIET)
-    samples.picked(actions.open_sample, [visit, *controls], outputs, **PRIVATE, **QUIET)
+    picture.opened(actions.open_upload, [visit, *controls, format], outputs, **PRIVATE, **QUIET)
+    samples.picked(actions.open_sample, [visit, *controls, format], outputs, **PRIVATE, **QUIET)
     picture.guided(actions.guide, visit, outputs, **PRIVATE, **QUIET)
     picture.framed(actions.show_frame, visit, outputs, **PRIVATE, **QUIET)
     picture.calibrated(actions.calibrate_by_line, visit, outputs, **PRIVATE, **QUIET)

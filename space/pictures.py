@@ -7,6 +7,7 @@ import contourpy  # matplotlib comes with it
 import numpy as np
 import PIL.Image
 import PIL.ImageDraw
+import PIL.ImageFont
 from matplotlib import colormaps
 
 from scan import Shown
@@ -115,7 +116,9 @@ def overlay_picture(image: PIL.Image.Image, found: Segmentation, prompt: Prompt,
         for axis in drawn_axes(lesion, spacing):
             line = at(axis["line"])
             draw.line(line, "white", width=1)
-            draw.text(line[1], axis["text"], fill="white", stroke_fill="black", stroke_width=2, font_size=14)
+            words, (x, y) = axis["text"], max(line)
+            x = min(x, picture.width - draw.textlength(words, PIL.ImageFont.load_default(14)) - 4)
+            draw.text((x, y), words, fill="white", stroke_fill="black", stroke_width=2, font_size=14)
     if prompt.box is not None:
         draw.rectangle([side * times for side in prompt.box], outline="white", width=2)
     for point, label in zip(at(prompt.points), prompt.labels, strict=True):

@@ -86,7 +86,7 @@ const folder = value => value.image?.url.replace(/[^/]*$/, "");
 async function show(index) {
   frame = (index + shown.frames.count) % shown.frames.count;
   const wanted = frame, next = await picture(`${folder(shown)}${String(frame + 1).padStart(4, "0")}.jpg`);
-  if (wanted !== frame) return;
+  if (wanted !== frame || !outlines[frame]) return;  // another frame or image has come
   const {mask, axes} = outlines[frame];
   image = next, uncertainty = null;  // the rest comes with the answer to this frame
   paths = {mask: outline(mask), initial: outline([]), reference: outline([])};

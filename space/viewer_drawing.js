@@ -92,8 +92,9 @@ function label(text, [x, y]) {
   pen.lineWidth = 3;
   pen.strokeStyle = "#000c";
   pen.fillStyle = "#fff";
-  pen.strokeText(text, 6, 4);
-  pen.fillText(text, 6, 4);
+  const room = canvas.clientWidth - (view.x + x * view.scale) - pen.measureText(text).width;
+  pen.strokeText(text, Math.min(6, room - 6), 4);
+  pen.fillText(text, Math.min(6, room - 6), 4);
   pen.restore();
 }
 
