@@ -151,14 +151,15 @@ def test_a_click_or_a_box_is_answered_with_a_mask(backend, tiny_checkpoint, regi
         given = {name: value for name, value in given.items() if value}
         return next(segment(model, processor, [(IMAGE, given)], **threshold))
 
-    expected = guided(*prompts_of(regions), said).mask
+    found = guided(*prompts_of(regions), said)
+    expected = found.mask
     assert expected.any()
     (drawn,) = prediction["result"]
     assert (drawn["from_name"], drawn["to_name"], drawn["type"]) == ("mask", "image", "brushlabels")
     assert (drawn["original_width"], drawn["original_height"]) == IMAGE.size
     assert drawn["value"]["brushlabels"] == ["lesion"]
     assert np.array_equal(decoded(drawn["value"]["rle"], expected.shape), expected)
-    assert 0 <= prediction["score"] <= 1
+    assert prediction["score"] == pytest.approx(found.score)
     assert prediction["model_version"] == tiny_checkpoint.name
 
 

@@ -155,7 +155,7 @@ def test_a_click_is_followed_forward_and_backward(loaded):
     model, processor = loaded
     click = {3: {"input_points": [[60.0, 60.0]], "input_labels": [1]}}
     found = masks_of(segment_clip(model, processor, as_clip(panned()), click, smooth=False))
-    (alone,) = segment(model, processor, [(panned()[3], click[3])], presence_threshold=0.0)
+    (alone,) = segment(model, processor, [(panned()[3], click[3])], presence_threshold=0.0, closer=False)
     assert np.array_equal(found[3], alone.mask)
     automatic = masks_of(segment_clip(model, processor, as_clip(panned()), smooth=False))
     changed = [not np.array_equal(one, other) for one, other in zip(found, automatic, strict=True)]

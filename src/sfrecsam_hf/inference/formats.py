@@ -14,7 +14,7 @@ import numpy as np
 import PIL.Image
 
 from .answers import Answer
-from .inputs import WRITER, png_mark
+from .inputs import WRITER, signed
 from .outlines import outlines
 from .visualization import LABEL_COLOURS
 from .writing import replacing
@@ -113,7 +113,7 @@ def _labelled_png(answer: Answer) -> dict[str, bytes]:
     picture = PIL.Image.fromarray(answer.labels()).convert("P")
     picture.putpalette([channel for colour in LABEL_COLOURS for channel in colour])
     content = io.BytesIO()
-    picture.save(content, format="PNG", pnginfo=png_mark())
+    picture.save(content, format="PNG", pnginfo=signed())
     return {"_labels.png": content.getvalue()}
 
 

@@ -23,7 +23,7 @@ from ..modeling.modeling_sfrecsam import SFRecSamModel
 from ..modeling.segmentation import Segmentation
 from .answers import Answer
 from .formats import joined_coco, write
-from .inputs import WRITER, png_mark, shown
+from .inputs import WRITER, shown, signed
 from .tables import FRAME_COLUMNS, FRAMES, MEASURED, rows_of
 from .visualization import overlay
 from .writing import replacing
@@ -116,7 +116,7 @@ def predict_clip(
     if largest is not None:
         files.append(stem.with_name(f"{stem.name}_largest.png"))
         with replacing(files[-1]) as fresh:
-            largest[2].save(fresh, format="PNG", pnginfo=png_mark())
+            largest[2].save(fresh, format="PNG", pnginfo=signed())
     dice = [pair["neighbour_dice"] for pair in steadiness if not np.isnan(pair["neighbour_dice"])]
     return ClipReport(
         frames=len(rows),
@@ -222,7 +222,7 @@ def _pictures(path: Path, rate: float) -> Iterator[Callable[[PIL.Image.Image], N
     """Writes pictures into a folder, one PNG a frame: without PyAV nothing writes a video frame by frame."""
     path.mkdir(parents=True, exist_ok=True)
     numbers = itertools.count(1)
-    yield lambda picture: picture.save(path / f"{next(numbers):05d}.png", pnginfo=png_mark())
+    yield lambda picture: picture.save(path / f"{next(numbers):05d}.png", pnginfo=signed())
 
 
 @contextmanager

@@ -16,9 +16,9 @@ from ..data.dicom import is_dicom, read_dicom
 from ..modeling.image_reading import read_rgb
 from ..modeling.modeling_sfrecsam import SFRecSamModel
 from ..modeling.segmentation import Segmentation, segment, segmentations
-from .inputs import find_pictures, png_mark
+from .inputs import find_pictures, signed
 from .visualization import contact_sheet, overlay
-from .writing import replacing
+from .writing import in_words, replacing
 
 TABLE = "ranking.csv"
 SHEET = "ranking.png"
@@ -90,7 +90,7 @@ def _looked_at(model: SFRecSamModel, processor: Any, image: Any) -> tuple[np.nda
     pixels, sizes = inputs["pixel_values"].to(model.dtype), inputs["reshaped_input_sizes"]
     encoded = model.get_image_embeddings(pixels, sizes)
     outputs = model(image_embeddings=encoded, scan_boxes=inputs["scan_boxes"], presence_threshold=0.0)
-    (found,) = segmentations(outputs, inputs["original_sizes"].tolist(), processor.image_processor)
+    (found,) = segmentations(outputs, inputs["original_sizes"].tolist(), processor.image_processor, tidy=False)
     mean = encoded.image_embeddings.float().mean((0, 2, 3)).cpu().numpy()
     return mean / max(float(np.linalg.norm(mean)), 1e-12), found
 
@@ -103,7 +103,7 @@ def _uncertainty(entropy: np.ndarray, probability: np.ndarray) -> float:
 
 def rank_files(
     model: SFRecSamModel, processor: Any, inputs: list[str], output: str | Path, shown: int
-) -> tuple[list[Ranked], list[str]]:
+) -> tuple[list[Ranked], list[str], list[str]]:
     """
     Ranks the scans among files, folders and globs; writes `ranking.csv`, and the first ones as `ranking.png`.
 
@@ -117,7 +117,8 @@ def rank_files(
         shown (`int`): Scans on the picture.
 
     Returns:
-        The scans in their order, and a sentence for each file that could not be read.
+        The scans in their order, a sentence for each file that could not be read, and one for each kind of file that
+        is no scan.
 
     Raises:
         FileNotFoundError, ValueError: There is no scan.
@@ -131,16 +132,16 @@ def rank_files(
         for name, path in paths.items():
             try:
                 scan = _read(path)
-            except (OSError, ValueError) as error:
-                problems.append(str(error))
+            except Exception as error:  # whatever is wrong with one file stops no other
+                problems.append(in_words(error, path) if isinstance(error, OSError) and error.errno else str(error))
             else:
                 yield name, scan
 
+    output.mkdir(parents=True, exist_ok=True)  # before the work, which would else be lost
     ranked = rank(model, processor, readable(), total=len(paths))
     if not ranked:
         raise ValueError(f"None of the {len(paths)} scans can be read: {problems[0]}")
-    output.mkdir(parents=True, exist_ok=True)
-    with replacing(output / TABLE) as fresh, fresh.open("w", newline="") as file:
+    with replacing(output / TABLE) as fresh, fresh.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
         for place, one in enumerate(ranked, 1):
@@ -152,8 +153,8 @@ def rank_files(
     tiles = [overlay(picture, one.mask) for picture, one in zip(pictures, found_masks, strict=True)]
     sheet = contact_sheet(tiles, [f"{place}. {one.name}" for place, one in enumerate(first, 1)])
     with replacing(output / SHEET) as fresh:
-        sheet.save(fresh, format="PNG", pnginfo=png_mark())
-    return ranked, problems
+        sheet.save(fresh, format="PNG", pnginfo=signed())
+    return ranked, problems, found.left_out_in_words()
 
 
 def _read(path: Path) -> PIL.Image.Image:

@@ -109,8 +109,8 @@ def _answers(
         lower = LINGER if smooth and there else 0.0
         output = emptied_below(one.output, tracker.threshold - lower)
         there = float(output.presence_logits.sigmoid()) >= tracker.threshold - lower
-        size, shown = (one.picture.height, one.picture.width), [one.picture] if tidy else None
-        (answer,) = segmentations(output, [size], tracker.processor.image_processor, shown)
+        size = (one.picture.height, one.picture.width)
+        (answer,) = segmentations(output, [size], tracker.processor.image_processor, tidy)
         yield one.picture, answer
 
 
@@ -125,18 +125,24 @@ def steady(seen: Iterable[Seen], window: tuple[int, ...] = WINDOW) -> Iterator[S
         window (`tuple[int, ...]`): An odd number of weights; the middle one is the frame's own.
     """
     half = len(window) // 2
-    near: deque[Seen | None] = deque([None] * half, maxlen=len(window))
+    near: deque[tuple[Seen, np.ndarray] | None] = deque([None] * half, maxlen=len(window))
+    before, travelled = None, np.zeros(2)
     for one in itertools.chain(seen, [None] * half):
-        near.append(one)
+        if one is not None:
+            if before is not None and before.place == one.place:
+                travelled = travelled + motion(before.gray, one.gray)
+            before = one
+        near.append(None if one is None else (one, travelled))
         if len(near) == len(window) and (middle := near[half]) is not None:
-            yield _averaged(middle, list(zip(near, window, strict=True)))
+            yield _averaged(*middle, [(*other, weight) for other, weight in zip(near, window, strict=True) if other])
 
 
-def _averaged(middle: Seen, weighted: list[tuple[Seen | None, int]]) -> Seen:
-    near = [(one, weight) for one, weight in weighted if one is not None and one.place == middle.place]
-    total = sum(weight for _, weight in near)
-    maps: Any = sum(_moved(_maps(one), motion(one.gray, middle.gray)) * weight for one, weight in near) / total
-    presence: Any = sum(one.output.presence_logits.float().sigmoid() * weight for one, weight in near) / total
+def _averaged(middle: Seen, here: np.ndarray, near: list[tuple[Seen, np.ndarray, int]]) -> Seen:
+    """The middle frame with means over its neighbours, whose tissue has travelled so far since the clip began."""
+    near = [(one, there, weight) for one, there, weight in near if one.place == middle.place]
+    total = sum(weight for *_, weight in near)
+    maps: Any = sum(_moved(_maps(one), *(here - there).tolist()) * weight for one, there, weight in near) / total
+    presence: Any = sum(one.output.presence_logits.float().sigmoid() * weight for one, _, weight in near) / total
     final, initial, mean, entropy, information = maps[None, None, None].unbind(3)
     changed = {
         "pred_masks": final.logit(EPSILON),
@@ -166,7 +172,7 @@ def motion(before: Tensor, after: Tensor) -> tuple[float, float]:
     Args:
         before, after (`torch.Tensor` of shape `(height, width)`): The frames in gray, 0 on padding.
     """
-    if before is after or not bool((before != 0).any()):
+    if not bool((before != 0).any()):
         return 0.0, 0.0
     rows, columns = (int(torch.nonzero((before != 0).any(dim)).max()) + 1 for dim in (1, 0))
     fade = torch.outer(*(torch.hann_window(side, periodic=False, device=before.device) for side in (rows, columns)))
@@ -180,7 +186,7 @@ def motion(before: Tensor, after: Tensor) -> tuple[float, float]:
     by = _summit(peaks[:, column].tolist(), row), _summit(peaks[row].tolist(), column)
     if abs(by[0]) > FARTHEST * rows or abs(by[1]) > FARTHEST * columns:
         return 0.0, 0.0
-    closer = (_moved(before[None], by)[0] - after).abs().mean() < (before - after).abs().mean()
+    closer = (_moved(before[None], *by)[0] - after).abs().mean() < (before - after).abs().mean()
     return by if closer else (0.0, 0.0)
 
 
@@ -192,12 +198,12 @@ def _summit(line: list[float], peak: int) -> float:
     return (at + len(line) / 2) % len(line) - len(line) / 2
 
 
-def _moved(maps: Tensor, by: tuple[float, float]) -> Tensor:
-    """Maps of shape `(maps, height, width)` moved down and right; what comes in repeats the edge."""
-    if by == (0.0, 0.0):
+def _moved(maps: Tensor, down: float, right: float) -> Tensor:
+    """Maps of shape `(maps, height, width)`, moved; what comes in repeats the edge."""
+    if down == right == 0:
         return maps
     height, width = maps.shape[-2:]
-    shift = torch.tensor([[1, 0, -2 * by[1] / width], [0, 1, -2 * by[0] / height]], device=maps.device)
+    shift = torch.tensor([[1, 0, -2 * right / width], [0, 1, -2 * down / height]], device=maps.device)
     grid = F.affine_grid(shift[None], [1, 1, height, width], align_corners=False)
     return F.grid_sample(maps[None], grid, padding_mode="border", align_corners=False)[0]
 
@@ -277,6 +283,7 @@ class _Encoded:
         self.embeddings: SFRecSamImageEmbeddings = model.get_image_embeddings(
             inputs["pixel_values"].to(model.device, model.dtype), inputs["reshaped_input_sizes"].to(model.device)
         )
+        self.text = inputs["text"]
         self.grays = self.embeddings.pixels.float().mean(dim=1)
 
     @torch.inference_mode()
@@ -291,7 +298,8 @@ class _Encoded:
         )
         mapped = {name: torch.as_tensor(value, device=self.model.device) for name, value in mapped.items()}
         embeddings = self.embeddings.repeat(torch.tensor(chosen, device=self.model.device))
-        outputs = self.model(image_embeddings=embeddings, scan_boxes=boxes, **mapped, **options)
+        given = {"scan_boxes": boxes, "text": self.text[chosen], **mapped}
+        outputs = self.model(image_embeddings=embeddings, **given, **options)
         return [
             Seen(self.pictures[index], self.places[index], self.grays[index], _row(outputs, row))
             for row, index in enumerate(chosen)
