@@ -22,10 +22,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from .image_reading import read_rgb
-from .lesions import components
 from .model_outputs import SFRecSamImageEmbeddings, SFRecSamOutput, emptied_below, share
 from .scan_frame import ScanFrame
 from .segmentation import Segmentation, segmentations
+from .tidying import components
 
 WINDOW = (1, 2, 2, 2, 2, 2, 2, 2, 1)  # weights of a frame and its neighbours, 0.4 s of a clip: speckle fades sooner
 SAME = 0.2  # IoU with the frame before, above which it is the same lesion
