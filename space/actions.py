@@ -1,7 +1,9 @@
 """What each button, click and slider does. Layout and wiring are in `app.py`."""
 
 import html
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import wraps
 from pathlib import Path
@@ -10,19 +12,25 @@ from typing import Any
 import gradio as gr
 
 from batch import Left, segment_batch
+from cine import Cine
+from downloads import OTHER_FORMATS, report, write_files, write_other
 from explain import frequency_story
-from pictures import mask_picture, report, save, viewer_value, write_files
+from pictures import mask_picture, save, served, viewer_value
 from sample_list import SAMPLES
-from scan import Scan
+from scan import Scan, Shown
+from sfrecsam_hf import Segmentation
 from sfrecsam_hf.data.dicom import Calibration
 from staged_model import Controls, StagedModel
-from uploads import Upload, read_upload
+from uploads import Upload, holds_clip, read_clip, read_upload
 from visits import Visit
-from words import foot_line, head_line, initial_is_better, measurement_rows
+from words import clip_foot_line, clip_line, foot_line, head_line, initial_is_better, measurement_rows
 
 NO_IMAGE = "Drop an image, paste one, or pick a sample."
 NOT_GUIDED = "Outlines, measurements and files appear here."
-PAGE_OUTPUTS = 8
+PAGE_OUTPUTS = 12
+LONG_S = 5  # of work that is left, from which on a visitor is told
+_HIDDEN = gr.update(visible=False)
+FIRST_FRAMES = 8  # of a clip, after which one can say how long it takes
 FAILED = "That did not work"
 
 
@@ -36,11 +44,13 @@ def on_page(action: Callable) -> Callable:
     @wraps(action)
     def answered(self: "Actions", visit: Visit, *inputs: Any) -> list[Any]:
         with visit.at_work(), visit.turn:
-            try:
-                action(self, visit, *inputs)
-            except ValueError as error:
-                gr.Warning(html.escape(str(error)), title=FAILED, duration=15)
-            return [gr.skip()] * (PAGE_OUTPUTS + 1) if visit.ended else [visit, *self.page(visit)]
+            with suppress(Left):  # the page was closed: nobody waits for the rest
+                try:
+                    action(self, visit, *inputs)
+                except ValueError as error:
+                    gr.Warning(html.escape(str(error)), title=FAILED, duration=15)
+                shown = self.page(visit)
+            return [gr.skip()] * (PAGE_OUTPUTS + 1) if visit.ended else [visit, *shown]
 
     return answered
 
@@ -80,12 +90,20 @@ class Actions:
         suspicion_threshold: float,
         presence_threshold: float,
         correctors: list[str],
+        format: str = OTHER_FORMATS[0][1],
     ) -> None:
         """Opens a file that was dropped on the viewer, pasted, or picked."""
         visit.controls = Controls(mc_samples, suspicion_threshold, presence_threshold, tuple(correctors))
+        visit.format = format
         said = _said(visit, event)
         own = visit.take(str(said.get("path")))
-        visit.scan = Scan.open(self.staged, own.name, read_upload(own))
+        if holds_clip(own):
+            clip = read_clip(own)
+            cine = Cine(own.name, clip, clip.calibration, visit.new_folder("image"))
+            self._answer_clip(visit, cine)  # a frame can be damaged: then what was open stays
+            visit.scan = cine
+        else:
+            visit.scan = Scan.open(self.staged, own.name, read_upload(own))
 
     @on_page
     def open_sample(
@@ -96,9 +114,11 @@ class Actions:
         suspicion_threshold: float,
         presence_threshold: float,
         correctors: list[str],
+        format: str = OTHER_FORMATS[0][1],
     ) -> None:
         """Opens one of the samples."""
         visit.controls = Controls(mc_samples, suspicion_threshold, presence_threshold, tuple(correctors))
+        visit.format = format
         index = _said(visit, event).get("index")
         if index not in range(len(SAMPLES)):
             raise ValueError("There is no such sample; reload the page.")
@@ -108,8 +128,20 @@ class Actions:
     @on_page
     def guide(self, visit: Visit, event: gr.EventData) -> None:
         """Answers to all clicks, the box and all strokes as they are now."""
-        said = _said(visit, event)
-        _opened(visit).point_out(*(said.get(kind) for kind in ("points", "labels", "box", "strokes")))
+        said, scan = _said(visit, event), _opened(visit)
+        if isinstance(scan, Cine):
+            scan.point_out(said.get("frames"))
+            scan.show(said.get("frame"))
+        else:
+            scan.point_out(*(said.get(kind) for kind in ("points", "labels", "box", "strokes")))
+
+    @on_page
+    def show_frame(self, visit: Visit, event: gr.EventData) -> None:
+        """Shows another frame of a clip."""
+        said, scan = _said(visit, event), _opened(visit)
+        if not isinstance(scan, Cine):
+            raise ValueError("No clip is open; drop one.")
+        scan.show(said.get("frame"))
 
     @on_page
     def control(
@@ -127,7 +159,16 @@ class Actions:
     def switch_correction(self, visit: Visit) -> None:
         """Shows the mask before correction, or the corrected one again."""
         scan = _opened(visit)
+        if isinstance(scan, Cine):
+            raise ValueError("On a clip, take the correctors off under Control.")
         scan.guidance = replace(scan.guidance, before_correction=not scan.guidance.before_correction)
+
+    @on_page
+    def choose_format(self, visit: Visit, format: str) -> None:
+        """Offers what is shown in another of the formats, from now on."""
+        if format not in dict(OTHER_FORMATS).values():
+            raise ValueError("There is no such format; choose one of the list.")
+        visit.format = format
 
     @on_page
     def calibrate_by_line(self, visit: Visit, event: gr.EventData) -> None:
@@ -146,7 +187,9 @@ class Actions:
             if visit.scan is None:
                 return [None, None, None, NO_IMAGE]
             try:
-                story = frequency_story(self.staged.model, visit.scan.encoded)
+                cine = isinstance(visit.scan, Cine)
+                encoded = self.staged.encode(visit.scan.shown().image) if cine else visit.scan.encoded
+                story = frequency_story(self.staged.model, encoded)
             except ValueError as error:
                 return [None, None, None, str(error)]
             folder = visit.new_folder("explain")
@@ -222,6 +265,7 @@ class Actions:
         suspicion_threshold: float = 0.5,
         presence_threshold: float = 0.5,
         correctors: list[str] = ("fp", "fn"),
+        format: str = "mask",
     ) -> list[Any]:
         """
         Outline the lesions in one breast-ultrasound image. Research use only, not for diagnosis.
@@ -235,15 +279,16 @@ class Actions:
             suspicion_threshold: Pixels less certain than this, in bits from 0 to 1, may be corrected.
             presence_threshold: Probability of a lesion below which nothing is marked.
             correctors: Any of "fp" (remove false positives) and "fn" (add false negatives).
+            format: "mask" for a PNG of the image's size, or one that `sfrecsam predict --format` takes.
 
         Returns:
-            The mask as PNG of the image's size, and the measurements; millimetres where the file tells them.
+            The lesions in that format, and the measurements; millimetres where the file tells them.
         """
         if image is None:
             raise ValueError("No image was given; pass a file.")
         with visit.turn:
             own = visit.take(image)
-            if visit.scan is None or visit.scan.upload.path != own:
+            if not isinstance(visit.scan, Scan) or visit.scan.upload.path != own:
                 visit.scan = Scan.open(self.staged, own.name, read_upload(own))
             scan, settings = (
                 visit.scan,
@@ -251,7 +296,11 @@ class Actions:
             )
             scan.point_out(points, labels, box)
             found = scan.answer(self.staged, settings).segmentation
-            path = save(mask_picture(found.mask), visit.new_folder("api") / f"{own.stem}_mask.png")
+            folder = visit.new_folder("api")
+            if format == "mask":
+                path = save(mask_picture(found.mask), folder / f"{own.stem}_mask.png")
+            else:
+                path = str(write_other(folder, scan.shown(), found, format))
             spacing = scan.calibration.spacing(found.mask)
         return [path, report(own.name, found, scan.guidance, settings, self.staged, spacing)]
 
@@ -259,23 +308,73 @@ class Actions:
         """Everything that the Segment tab shows and offers."""
         scan = visit.scan
         if scan is None:
-            return [{"ticket": visit.ticket}, None, [], gr.update(visible=False), None, None, None, NOT_GUIDED]
+            return [{"ticket": visit.ticket}, None, [], _HIDDEN, None, None, None, None, *[_HIDDEN] * 3, NOT_GUIDED]
+        return self._clip(visit, scan) if isinstance(scan, Cine) else self._image(visit, scan)
+
+    def _image(self, visit: Visit, scan: Scan) -> list[Any]:
         answer = scan.answer(self.staged, visit.controls)
         found = answer.segmentation
         image = self._picture(visit, scan)
-        files = write_files(visit.new_folder("answer"), scan, found, visit.controls, self.staged)
         before = scan.guidance.before_correction
         switch = gr.update(
             visible=before or bool(initial_is_better(found)),
             value="Use the corrected mask" if before else "Use the mask before correction",
         )
+        head = head_line(found, scan.guidance, visit.controls)
+        foot = foot_line(scan, answer)
+        return self._shown(visit, scan.shown(), found, image, head, switch, [_HIDDEN] * 3, foot)
+
+    def _answer_clip(self, visit: Visit, cine: Cine) -> Segmentation:
+        """The answer to the shown frame; says how long it takes where all frames have to be segmented."""
+        began = time.perf_counter()
+
+        def tell(done: int) -> None:
+            if visit.ended:
+                raise Left
+            left = (time.perf_counter() - began) / done * (cine.clip.frames - done)
+            if done == FIRST_FRAMES and left > LONG_S:
+                gr.Info(f"{done} of {cine.clip.frames} frames are done; about {left:.0f} s more.", duration=left)
+
+        return cine.answer(self.staged, visit.controls, lambda: visit.new_folder("clip"), tell)
+
+    def _clip(self, visit: Visit, cine: Cine) -> list[Any]:
+        found = self._answer_clip(visit, cine)
+        shown, clip, whole = cine.shown(), cine.clip, cine.report
+        head = head_line(found, shown.guidance, visit.controls, clip_line(clip.frames, whole))
+        files = [gr.update(visible=path.is_file(), value=str(path)) for path in whole.files[:3]]
+        foot = clip_foot_line(clip.frames, cine.spent_s)
+        value, *others = self._shown(visit, shown, found, cine.picture(), head, _HIDDEN, files, foot)
+        frames = {"count": clip.frames, "shown": cine.frame, "measure": whole.largest, "rate": clip.rate}
+        return [value | {"frames": frames | {"outlines": served(cine.outlines)}}, *others]
+
+    def _shown(
+        self,
+        visit: Visit,
+        shown: Shown,
+        found: Segmentation,
+        image: Path,
+        head: dict[str, Any],
+        switch: dict[str, Any],
+        whole_clip: list[dict[str, Any]],
+        foot: str,
+    ) -> list[Any]:
+        """What the page shows and offers of one picture."""
+        folder = visit.new_folder("answer")
+        files = write_files(folder, shown, found, visit.controls, self.staged)
+        try:
+            other = str(write_other(folder, shown, found, visit.format))
+        except ValueError as error:
+            gr.Warning(html.escape(str(error)), title=FAILED)
+            other = None
         return [
-            viewer_value(scan, found, files.mask.parent, image, visit.ticket),
-            head_line(found, scan.guidance, visit.controls),
-            measurement_rows(found, scan.calibration.spacing(found.mask)),
+            viewer_value(shown, found, folder, image, visit.ticket),
+            head,
+            measurement_rows(found, shown.calibration.spacing(found.mask)),
             switch,
             *(str(path) for path in asdict(files).values()),
-            foot_line(scan, answer),
+            other,
+            *whole_clip,
+            foot,
         ]
 
     def _picture(self, visit: Visit, scan: Scan) -> Path:

@@ -16,6 +16,7 @@ import gradio as gr
 import appearance
 from actions import NO_IMAGE, NOT_GUIDED, Actions
 from batch import HEADERS
+from downloads import OTHER_FORMATS
 from sample_list import SAMPLES
 from sfrecsam_hf.inference.checkpoints import load_checkpoint
 from staged_model import Controls, StagedModel
@@ -93,8 +94,18 @@ def _segment_tab(actions: Actions, visit: gr.State) -> tuple[Components, gr.Acco
                     gr.DownloadButton(label, size="md", elem_id=name)
                     for label, name in (
                         ("Mask (PNG)", "download-mask"),
-                        ("Picture with outline (PNG)", "download-overlay"),
+                        ("Picture (PNG)", "download-overlay"),
                         ("Numbers (JSON)", "download-numbers"),
+                    )
+                ]
+                format = gr.Dropdown(OTHER_FORMATS, value=OTHER_FORMATS[0][1], label="Other formats", elem_id="format")
+                files.append(gr.DownloadButton("Save in this format", size="md", elem_id="download-other"))
+                files += [
+                    gr.DownloadButton(label, size="md", visible=False, elem_id=name)
+                    for label, name in (
+                        ("Outlined clip (MP4)", "download-clip"),
+                        ("Its masks (TIFF)", "download-masks"),
+                        ("Its numbers (CSV)", "download-frames"),
                     )
                 ]
             foot = gr.Markdown(NOT_GUIDED, elem_id="foot-line")
@@ -102,14 +113,18 @@ def _segment_tab(actions: Actions, visit: gr.State) -> tuple[Components, gr.Acco
                 controls = _controls(actions.staged.default_controls())
     outputs = [visit, picture, head, table, switch, *files, foot]
     millimetres = controls.pop()
-    picture.opened(actions.open_upload, [visit, *controls], outputs, **PRIVATE, **QUIET)
-    samples.picked(actions.open_sample, [visit, *controls], outputs, **PRIVATE, **QUIET)
+    picture.opened(actions.open_upload, [visit, *controls, format], outputs, **PRIVATE, **QUIET)
+    samples.picked(actions.open_sample, [visit, *controls, format], outputs, **PRIVATE, **QUIET)
     picture.guided(actions.guide, visit, outputs, **PRIVATE, **QUIET)
+    picture.framed(actions.show_frame, visit, outputs, **PRIVATE, **QUIET)
     picture.calibrated(actions.calibrate_by_line, visit, outputs, **PRIVATE, **QUIET)
-    busy = {"js": appearance.SAY_BUSY}
-    gr.on([control.input for control in controls], actions.control, [visit, *controls], outputs, **PRIVATE, **QUIET)
-    switch.click(actions.switch_correction, visit, outputs, **PRIVATE, **QUIET, **busy)
-    millimetres.submit(actions.calibrate, [visit, millimetres], outputs, **PRIVATE, **QUIET)
+    for triggers, action, inputs in (
+        ([control.input for control in controls], actions.control, [visit, *controls]),
+        ([format.input], actions.choose_format, [visit, format]),
+        ([switch.click], actions.switch_correction, [visit]),
+        ([millimetres.submit], actions.calibrate, [visit, millimetres]),
+    ):
+        gr.on(triggers, action, inputs, outputs, js=appearance.say_busy(len(inputs)), **PRIVATE, **QUIET)
     return controls, folded
 
 
@@ -244,8 +259,9 @@ def _segment_api(actions: Actions, visit: gr.State) -> None:
             gr.Number(default.suspicion_threshold, label="suspicion_threshold", minimum=0, maximum=1),
             gr.Number(default.presence_threshold, label="presence_threshold", minimum=0, maximum=1),
             gr.CheckboxGroup(["fp", "fn"], value=list(default.correctors), label="correctors"),
+            gr.Dropdown(["mask", *(format for _, format in OTHER_FORMATS)], value="mask", label="format"),
         ]
-        outputs = [visit, gr.File(label="mask"), gr.JSON(label="measurements")]
+        outputs = [visit, gr.File(label="lesions"), gr.JSON(label="measurements")]
         gr.Button().click(actions.segment, inputs, outputs, api_name="segment", **AT_ONCE)
 
 

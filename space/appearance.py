@@ -48,7 +48,6 @@ footer .divider { display: none; }
 </style>
 """
 FOLD_CONTROLS = "() => ({__type__: 'update', open: window.innerWidth > 768})"
-SAY_BUSY = "() => { document.dispatchEvent(new Event('busy')); }"
 ERRORS = """<span class="swatch" style="--swatch:#ffc20a">outline</span>
 <span class="swatch" style="--swatch:#1a85ff">marked, but not in the reference</span>
 <span class="swatch" style="--swatch:#e66100">missed</span>"""
@@ -66,6 +65,11 @@ PICK = """element.addEventListener('click', event => {
   document.dispatchEvent(new Event('busy'));
   trigger('picked', {index: Number(button.dataset.index)});
 });"""
+
+
+def say_busy(inputs: int) -> str:
+    """Marks the viewer as busy, and hands the inputs of an action on."""
+    return f"(...given) => {{ document.dispatchEvent(new Event('busy')); return given.slice(0, {inputs}); }}"
 
 
 def title(words: str, legend: str = "") -> str:

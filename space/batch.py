@@ -13,10 +13,12 @@ from typing import Any
 import numpy as np
 import PIL.Image
 
-from pictures import error_map, mask_picture, report, save, shown, shown_mask
+from downloads import report
+from pictures import error_map, mask_picture, save, shown, shown_mask
 from scan import Guidance
 from sfrecsam_hf import Segmentation, segment
 from sfrecsam_hf.evaluation.metrics import overlap
+from sfrecsam_hf.inference.tables import MEASURED, rows_of
 from sfrecsam_hf.inference.visualization import overlay
 from sfrecsam_hf.modeling.image_reading import mask_stem
 from staged_model import Controls, StagedModel
@@ -24,19 +26,7 @@ from uploads import MAX_BATCH, Upload, read_reference, read_upload
 from words import diameters
 
 HEADERS = ["Image", "Presence", "Lesions", "Area", "Diameters", "Uncertainty (bit)", "Dice"]
-COLUMNS = [
-    "image",
-    "presence",
-    "lesions",
-    "area",
-    "longest_diameter",
-    "perpendicular_diameter",
-    "mean_uncertainty",
-    "area_mm2",
-    "longest_diameter_mm",
-    "perpendicular_diameter_mm",
-    "dice",
-]
+COLUMNS = ("image", *MEASURED, "dice")
 
 
 class Left(Exception):  # noqa: N818 - nothing went wrong
@@ -144,11 +134,8 @@ def _add(
     spacing = upload.calibration.spacing(found.mask)
     numbers = report(name, found, Guidance(), controls, staged, spacing)
     lesions = found.lesions
-    row = {"image": name, **found.measurements()}
+    row, _ = rows_of(name, found, [spacing] * len(lesions))
     row["diameters"] = diameters(lesions[0], spacing) if lesions else "no lesion marked"
-    if lesions and spacing:
-        row |= {key: value for key, value in numbers["each_lesion"][0].items() if key.endswith("_mm")}
-        row["area_mm2"] = row["area"] * spacing[0] * spacing[1]
     answer.numbers.append(row | scores)
     image, large = upload.image, shown(upload.image)
     mask = shown_mask(found.mask, large.size)

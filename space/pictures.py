@@ -1,7 +1,5 @@
-"""What one answer looks like in the viewer, and the files that can be taken away."""
+"""What one answer looks like, in the viewer and as a picture."""
 
-import json
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,28 +7,18 @@ import contourpy  # matplotlib comes with it
 import numpy as np
 import PIL.Image
 import PIL.ImageDraw
+import PIL.ImageFont
 from matplotlib import colormaps
 
-from scan import Guidance, Scan
+from scan import Shown
 from sfrecsam_hf import Segmentation
 from sfrecsam_hf.inference.guided import Prompt, agreeing
 from sfrecsam_hf.inference.visualization import ADDED, CONTOUR, REMOVED, contour, corrections
 from sfrecsam_hf.modeling.lesions import Lesion
-from staged_model import Controls, StagedModel
 from words import diameters
 
 SHOWN_SIDE, LARGEST_SHOWN_SIDE = 800, 1600
-NOTICE = "Research use only, not for diagnosis."
 Spacing = tuple[float, float] | None
-
-
-@dataclass(frozen=True)
-class Files:
-    """What one answer offers to download."""
-
-    mask: Path
-    overlay: Path
-    report: Path
 
 
 def magnification(image: PIL.Image.Image) -> float:
@@ -80,75 +68,36 @@ def rings(values: np.ndarray) -> list[list[list[float]]]:
     return [np.add(line, (left - 0.5, top - 0.5)).round(2).tolist() for line in lines]
 
 
-def viewer_value(scan: Scan, found: Segmentation, folder: Path, image: Path, ticket: int) -> dict[str, Any]:
+def viewer_value(shown: Shown, found: Segmentation, folder: Path, image: Path, ticket: int) -> dict[str, Any]:
     """
     Everything that the viewer shows.
 
     Args:
-        scan ([`Scan`]): The image.
+        shown ([`Shown`]): The image.
         found ([`Segmentation`]): The answer.
         folder (`Path`): Where its pictures are written.
-        image (`Path`): Where the image lies as PNG.
+        image (`Path`): Where the image lies for the page.
         ticket (`int`): Number of the request that is answered.
     """
-    width, height = scan.encoded.image.size
-    spacing = scan.calibration.spacing(found.mask)
+    width, height = shown.image.size
+    spacing = shown.calibration.spacing(found.mask)
     colours = (colormaps["viridis"](found.uncertainty) * 255).astype(np.uint8)
     colours[..., 3] = np.sqrt(found.uncertainty.clip(0, 1)) * 217  # transparent where the model is sure
     picture = PIL.Image.fromarray(colours)
     picture.thumbnail((512, 512))  # it has no finer detail
     return {
-        "name": scan.name,
+        "name": shown.name,
         "width": width,
         "height": height,
         "ticket": ticket,
-        "image": _served(image),
-        "uncertainty": _served(Path(save(picture, folder / "uncertainty.png"))),
+        "image": served(image),
+        "uncertainty": served(Path(save(picture, folder / "uncertainty.png"))),
         "mask": rings(agreeing(found.final_probability, found.mask)),
         "initial": rings(agreeing(found.initial_probability, found.initial_mask)),
-        "reference": [] if scan.reference is None else rings(scan.reference),
-        "axes": [axis for lesion in found.lesions for axis in _axes(lesion, spacing)],
+        "reference": [] if shown.reference is None else rings(shown.reference),
+        "axes": [axis for lesion in found.lesions for axis in drawn_axes(lesion, spacing)],
         "mm_per_pixel": spacing,
-        "guidance": scan.guidance.as_json(),
-    }
-
-
-def write_files(folder: Path, scan: Scan, found: Segmentation, controls: Controls, staged: StagedModel) -> Files:
-    """Writes what can be downloaded: the mask at the image's size, the picture that is shown, all numbers."""
-    stem = Path(scan.name).stem
-    spacing = scan.calibration.spacing(found.mask)
-    numbers = report(scan.name, found, scan.guidance, controls, staged, spacing)
-    files = Files(folder / f"{stem}_mask.png", folder / f"{stem}_overlay.png", folder / f"{stem}.json")
-    save(mask_picture(found.mask), files.mask)
-    save(overlay_picture(scan.encoded.image, found, scan.guidance.prompt, spacing), files.overlay)
-    files.report.write_text(json.dumps(numbers, indent=1))
-    return files
-
-
-def report(
-    name: str,
-    found: Segmentation,
-    guidance: Guidance,
-    controls: Controls,
-    staged: StagedModel,
-    spacing: Spacing,
-) -> dict[str, Any]:
-    """All that is known of one answer, as the JSON download and the API give it; lengths in pixels, or as named."""
-    height, width = found.mask.shape
-    return {
-        "image": name,
-        "width": width,
-        "height": height,
-        **found.measurements(),
-        "each_lesion": [lesion.measurements(spacing) for lesion in found.lesions],
-        "mm_per_pixel": list(spacing) if spacing else None,
-        "estimated_iou": found.score,
-        "corrected_pixels": int((found.mask != found.initial_mask).sum()),
-        "guidance": guidance.as_json(),
-        "settings": asdict(controls),
-        "checkpoint": staged.checkpoint,
-        "revision": staged.revision,
-        "notice": NOTICE,
+        "guidance": shown.guidance.as_json(),
     }
 
 
@@ -164,10 +113,12 @@ def overlay_picture(image: PIL.Image.Image, found: Segmentation, prompt: Prompt,
     for ring in rings(agreeing(found.final_probability, found.mask)):
         draw.line(at([*ring, ring[0]]), CONTOUR, width=max(2, radius // 4), joint="curve")
     for lesion in found.lesions:
-        for axis in _axes(lesion, spacing):
+        for axis in drawn_axes(lesion, spacing):
             line = at(axis["line"])
             draw.line(line, "white", width=1)
-            draw.text(line[1], axis["text"], fill="white", stroke_fill="black", stroke_width=2, font_size=14)
+            words, (x, y) = axis["text"], max(line)
+            x = min(x, picture.width - draw.textlength(words, PIL.ImageFont.load_default(14)) - 4)
+            draw.text((x, y), words, fill="white", stroke_fill="black", stroke_width=2, font_size=14)
     if prompt.box is not None:
         draw.rectangle([side * times for side in prompt.box], outline="white", width=2)
     for point, label in zip(at(prompt.points), prompt.labels, strict=True):
@@ -186,7 +137,7 @@ def error_map(image: PIL.Image.Image, mask: np.ndarray, truth: np.ndarray) -> PI
     return PIL.Image.fromarray(pixels)
 
 
-def _axes(lesion: Lesion, spacing: Spacing) -> list[dict[str, Any]]:
+def drawn_axes(lesion: Lesion, spacing: Spacing) -> list[dict[str, Any]]:
     """The two diameters as lines of the image, and both lengths in words at the end of the first."""
     drawn = lesion.axes(spacing or (1.0, 1.0))
     lines = drawn.longest_line, drawn.perpendicular_line
@@ -194,6 +145,6 @@ def _axes(lesion: Lesion, spacing: Spacing) -> list[dict[str, Any]]:
     return [{"line": line.round(2).tolist(), "text": text} for line, text in zip(lines, texts, strict=True)]
 
 
-def _served(path: Path) -> dict[str, Any]:
+def served(path: Path) -> dict[str, Any]:
     """A file that Gradio gives an address."""
     return {"path": str(path), "meta": {"_type": "gradio.FileData"}}

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL.Image
 
 from sfrecsam_hf import Segmentation, SFRecSamDecoderOutput
-from sfrecsam_hf.data.dicom import Calibration
+from sfrecsam_hf.data.dicom import Calibration, is_dicom
 from sfrecsam_hf.inference.guided import AUTOMATIC, Prompt, Stroke, guided, painted
 from staged_model import Controls, EncodedImage, StagedModel
 from uploads import Upload
@@ -44,6 +45,28 @@ class Guidance:
             ],
             "before_correction": self.before_correction,
         }
+
+
+@dataclass(frozen=True)
+class Shown:
+    """
+    One picture as it is shown and taken away: an image, or a frame of a clip.
+
+    Args:
+        name (`str`): What its files are named after.
+        image (`PIL.Image.Image`): RGB, upright.
+        calibration ([`Calibration`]): Size of its pixels, where known.
+        guidance ([`Guidance`]): What was pointed out.
+        reference (`numpy.ndarray` of shape `(height, width)`, *optional*): A reader's outline.
+        source (`Path`, *optional*): The DICOM file that it is all of, if it is.
+    """
+
+    name: str
+    image: PIL.Image.Image
+    calibration: Calibration
+    guidance: Guidance
+    reference: np.ndarray | None = None
+    source: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -115,6 +138,12 @@ class Scan:
                 del kept[old]
         return Answer(found, 1000 * decoding, 1000 * (time.perf_counter() - started - decoding))
 
+    def shown(self) -> Shown:
+        """What is shown of it."""
+        path = self.upload.path
+        source = path if path is not None and is_dicom(path) else None
+        return Shown(self.name, self.encoded.image, self.calibration, self.guidance, self.reference, source)
+
     def point_out(self, points: Any, labels: Any, box: Any, strokes: Any = ()) -> None:
         """
         Replaces all clicks, the box and all strokes.
@@ -128,25 +157,7 @@ class Scan:
         Raises:
             ValueError: Something has another form, or lies outside the image.
         """
-        points, labels, box = (_numbers(given) for given in (points, labels, box))
-        points = points if points.size else np.empty((0, 2))
-        labels = labels if labels.size else np.ones(points.shape[:1])
-        if points.shape != (*labels.shape, 2) or not np.isin(labels, (0, 1)).all():
-            raise ValueError("points must be a list of [x, y], and labels a 1 (lesion) or 0 (background) for each.")
-        if len(points) > MOST_POINTS:
-            raise ValueError(f"{len(points)} points are too many; give at most {MOST_POINTS}.")
-        if box.size and box.shape != (4,):
-            raise ValueError("box must be [x1, y1, x2, y2], in pixels of the image.")
-        corners = box.reshape(-1, 2)
-        for x, y in (*points, *corners):
-            self._check_inside(x, y)
-        found = None
-        if box.size:
-            (x1, y1), (x2, y2) = corners.min(axis=0).tolist(), corners.max(axis=0).tolist()
-            if x1 == x2 or y1 == y2:
-                raise ValueError("The box is empty; give two corners that differ in x and in y.")
-            found = x1, y1, x2, y2
-        prompt = Prompt(tuple(map(tuple, points.tolist())), tuple(int(label) for label in labels), found)
+        prompt = read_prompt(points, labels, box, self.encoded.image.size)
         self.guidance = replace(self.guidance, prompt=prompt, strokes=self._strokes(strokes or ()))
 
     def _strokes(self, given: Any) -> tuple[Stroke, ...]:
@@ -165,10 +176,39 @@ class Scan:
             for path, radius, erase in zip(paths, radii, erased, strict=True)
         )
 
-    def _check_inside(self, x: float, y: float) -> None:
-        width, height = self.encoded.image.size
-        if not (0 <= x <= width and 0 <= y <= height):
-            raise ValueError(f"({x:g}, {y:g}) lies outside the image of {width} x {height} pixels.")
+
+def read_prompt(points: Any, labels: Any, box: Any, size: tuple[int, int]) -> Prompt:
+    """
+    Clicks and a box as a visitor gives them, which may be anything; for an image of `size` `(width, height)`.
+
+    Raises:
+        ValueError: Something has another form, or lies outside the image.
+    """
+    points, labels, box = (_numbers(given) for given in (points, labels, box))
+    points = points if points.size else np.empty((0, 2))
+    labels = labels if labels.size else np.ones(points.shape[:1])
+    if points.shape != (*labels.shape, 2) or not np.isin(labels, (0, 1)).all():
+        raise ValueError("points must be a list of [x, y], and labels a 1 (lesion) or 0 (background) for each.")
+    if len(points) > MOST_POINTS:
+        raise ValueError(f"{len(points)} points are too many; give at most {MOST_POINTS}.")
+    if box.size and box.shape != (4,):
+        raise ValueError("box must be [x1, y1, x2, y2], in pixels of the image.")
+    corners = box.reshape(-1, 2)
+    for x, y in (*points, *corners):
+        _check_inside(x, y, size)
+    found = None
+    if box.size:
+        (x1, y1), (x2, y2) = corners.min(axis=0).tolist(), corners.max(axis=0).tolist()
+        if x1 == x2 or y1 == y2:
+            raise ValueError("The box is empty; give two corners that differ in x and in y.")
+        found = x1, y1, x2, y2
+    return Prompt(tuple(map(tuple, points.tolist())), tuple(int(label) for label in labels), found)
+
+
+def _check_inside(x: float, y: float, size: tuple[int, int]) -> None:
+    width, height = size
+    if not (0 <= x <= width and 0 <= y <= height):
+        raise ValueError(f"({x:g}, {y:g}) lies outside the image of {width} x {height} pixels.")
 
 
 def _numbers(given: Any) -> np.ndarray:

@@ -8,12 +8,14 @@ import numpy as np
 import PIL.Image
 from gradio.data_classes import FileData, ListFiles
 
+from sfrecsam_hf.data.clips import Clip, is_clip, open_clip
 from sfrecsam_hf.data.dicom import Calibration, is_dicom, read_dicom
 from sfrecsam_hf.modeling.image_reading import read_mask, read_rgb
 
 MAX_MEGABYTES = 20
 MAX_PIXELS = 16_000_000
 MAX_BATCH = 32
+MAX_FRAMES, MAX_CLIP_PIXELS = 240, 200_000_000
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,35 @@ def read_upload(path: Path) -> Upload:
     if upload.image.width * upload.image.height > MAX_PIXELS:
         raise ValueError(_too_large(path))
     return upload
+
+
+def holds_clip(path: Path) -> bool:
+    """Whether an upload has several frames."""
+    try:
+        return is_clip(path)
+    except Exception:  # a damaged file fails in many ways; the reader says what is wrong
+        return False
+
+
+def read_clip(path: Path) -> Clip:
+    """
+    A clip, whose frames are read when they are asked for.
+
+    Raises:
+        ValueError: It is too large, or cannot be read; the sentence names the file, and no folder of the server.
+    """
+    try:
+        _check_file(path)
+        clip = open_clip(path)
+        width, height = clip[0].size
+    except (OSError, ValueError) as error:
+        raise ValueError(_without_folders(error, path)) from error
+    if clip.frames > MAX_FRAMES or clip.frames * width * height > MAX_CLIP_PIXELS:
+        raise ValueError(
+            f"{path.name} has {clip.frames} frames of {width} x {height} pixels; cut it to at most {MAX_FRAMES} "
+            f"frames and {MAX_CLIP_PIXELS // 1_000_000} million pixels in all."
+        )
+    return clip
 
 
 def read_reference(path: Path, image: PIL.Image.Image) -> np.ndarray:

@@ -1,28 +1,34 @@
 // The viewer's behaviour. Gradio calls this once with `element`, `props`, `trigger`, `upload` and `watch`.
-// Zoom, pan, layers, undo and redo are done here; what was pointed out is sent whole, and answered whole.
+// Zoom, pan, layers, frames, undo and redo are done here; what was pointed out is sent whole, and answered whole.
 const find = selector => element.querySelector(selector);
 const all = selector => [...element.querySelectorAll(selector)];
 const root = find(".viewer"), canvas = find("canvas"), pen = canvas.getContext("2d");
 const DRAG_PX = 6, MOST = 40;
 const KEYS = {o: "outline", f: "fill", u: "uncertainty", c: "corrections", i: "initial", r: "reference", a: "axes"};
 const TOOLS = {l: "lesion", g: "background", x: "box", b: "brush", e: "eraser", h: "pan", m: "scale"};
+const FRAME_KEYS = {",": "before", ".": "after", p: "play"};
 const NOTHING = {points: [], labels: [], box: null, strokes: []};
 
 let shown = {}, image = null, uncertainty = null, paths = {};
 let view = {scale: 1, x: 0, y: 0}, tool = "lesion", drawn = false;
-let history = [NOTHING], now = 0, ticket = 0;
+let history = [{}], now = 0, ticket = 0;  // what was pointed out, by the index of the frame; 0 of an image
+let frame = 0, outlines = [], playing = false;  // of a clip
+const loaded = new Map();
 let gesture = null, cursor = null, ruler = null, spaceHeld = false;
 const pointers = new Map();
 
 // What the server said
 
 function picture(url) {
-  return new Promise((done, failed) => {
-    const loaded = new Image();
-    loaded.onload = () => done(loaded);
-    loaded.onerror = failed;
-    loaded.src = url;
-  });
+  if (!loaded.has(url)) {
+    loaded.set(url, new Promise((done, failed) => {
+      const fresh = new Image();
+      fresh.onload = () => done(fresh);
+      fresh.onerror = failed;
+      fresh.src = url;
+    }));
+  }
+  return loaded.get(url);
 }
 
 function outline(rings) {
@@ -38,15 +44,26 @@ async function receive() {
   const value = props.value || {};
   let fresh = true;
   if (!value.image) {
-    shown = {}, image = uncertainty = ruler = null, paths = {}, history = [NOTHING], now = 0;
+    shown = {}, image = uncertainty = ruler = null, paths = {}, history = [{}], now = frame = 0, outlines = [];
   } else {
-    fresh = value.image.url !== shown.image?.url;
-    const [first, second] = await Promise.all([fresh ? picture(value.image.url) : image, picture(value.uncertainty.url)]);
+    fresh = folder(value) !== folder(shown);
+    if (!fresh && value.frames && value.ticket < ticket) return;  // of a frame that has been left
+    if (fresh) loaded.clear();
+    const kept = value.frames?.outlines.url === shown.frames?.outlines.url;
+    const [first, second, drawn] = await Promise.all([
+      picture(value.image.url),
+      picture(value.uncertainty.url),
+      kept ? outlines : fetch(value.frames.outlines.url).then(answer => answer.json()),
+    ]);
+    loaded.delete(value.uncertainty.url);
     if (value !== props.value && JSON.stringify(value) !== JSON.stringify(props.value)) return;  // a later one has come
-    shown = value, image = first, uncertainty = second;
+    shown = value, image = first, uncertainty = second, outlines = value.frames ? drawn : [];
+    if (value.frames) frame = value.frames.shown;
     paths = Object.fromEntries(["mask", "initial", "reference"].map(name => [name, outline(value[name])]));
     if (fresh) {
-      history = [NOTHING], now = 0, ruler = cursor = null;
+      history = [{}], now = 0, ruler = cursor = null, playing = false;
+      frame = value.frames?.shown ?? 0;
+      if (value.frames && !isFor(tool)) choose("lesion");
       fit();
       const {top, bottom} = root.getBoundingClientRect();
       if (top < 0 || bottom > innerHeight) root.scrollIntoView({block: "start", behavior: "smooth"});
@@ -61,10 +78,52 @@ function busy(on) {
   root.setAttribute("aria-busy", String(on));
 }
 
+// Where the pictures of an image or a clip lie: its own folder, whatever frame is shown.
+const folder = value => value.image?.url.replace(/[^/]*$/, "");
+
+// Frames of a clip
+
+async function show(index) {
+  frame = (index + shown.frames.count) % shown.frames.count;
+  const wanted = frame, next = await picture(`${folder(shown)}${String(frame + 1).padStart(4, "0")}.jpg`);
+  if (wanted !== frame || !outlines[frame]) return;  // another frame or image has come
+  const {mask, axes} = outlines[frame];
+  image = next, uncertainty = null;  // the rest comes with the answer to this frame
+  paths = {mask: outline(mask), initial: outline([]), reference: outline([])};
+  shown = {...shown, axes};
+  refresh();
+}
+
+async function stay(index) {
+  playing = false;
+  await show(index);
+  ticket += 1;
+  trigger("framed", {frame, ticket});
+}
+
+async function play() {
+  if (playing) return stay(frame);
+  playing = true;
+  while (playing && root.isConnected) {
+    const due = performance.now() + 1000 / shown.frames.rate;
+    await show(frame + 1);
+    await new Promise(done => setTimeout(done, Math.max(0, due - performance.now())));
+  }
+}
+
+function strip() {  // where a lesion is marked, and the frame to measure
+  const {count, measure} = shown.frames, share = index => `${(100 * index / count).toFixed(2)}%`;
+  const colour = index => index === measure ? COLOURS.added : outlines[index].mask.length ? COLOURS.mask : "transparent";
+  const steps = outlines.map((_, index) => `${colour(index)} ${share(index)} ${share(index + 1)}`);
+  find(".strip").style.background = `linear-gradient(90deg, ${steps.join(", ")})`;
+}
+
 // What is sent
 
+const said = () => history[now][frame] ?? NOTHING;
+
 function change(step) {
-  history = [...history.slice(0, now + 1), {...history[now], ...step}];
+  history = [...history.slice(0, now + 1), {...history[now], [frame]: {...said(), ...step}}];
   now = history.length - 1;
   send();
 }
@@ -78,12 +137,13 @@ function go(to) {
 function send() {
   ticket += 1;
   busy(true);
-  trigger("guided", {...history[now], ticket});
+  playing = false;
+  trigger("guided", {...said(), frames: history[now], frame, ticket});
   refresh();
 }
 
 function mark(at, label) {
-  if (inside(at)) change({points: [...history[now].points, at.map(round)], labels: [...history[now].labels, label]});
+  if (inside(at)) change({points: [...said().points, at.map(round)], labels: [...said().labels, label]});
 }
 
 function boxed([x1, y1], [x2, y2]) {
@@ -94,7 +154,7 @@ function boxed([x1, y1], [x2, y2]) {
 
 function painted(path) {
   const radius = Number(find("[data-name=radius]").value);
-  change({strokes: [...history[now].strokes, {path: path.map(at => at.map(round)), radius, erase: tool === "eraser"}]});
+  change({strokes: [...said().strokes, {path: path.map(at => at.map(round)), radius, erase: tool === "eraser"}]});
 }
 
 async function open(file) {
@@ -112,13 +172,24 @@ async function open(file) {
 // What stands around the picture
 
 function refresh() {
-  const empty = !image, {points, box, strokes} = history[now];
+  const empty = !image, clip = shown.frames;
   find(".empty").hidden = !empty;
   find(".another").hidden = empty;
   find("[data-layer=reference]").hidden = !(shown.reference || []).length;
   find("[data-do=undo]").disabled = now === 0;
   find("[data-do=redo]").disabled = now === history.length - 1;
-  find("[data-do=clear]").disabled = !(points.length || box || strokes.length);
+  find("[data-do=clear]").disabled = !Object.values(history[now]).some(({points, box, strokes}) => points.length || box || strokes.length);
+  for (const name of ["brush", "eraser"]) find(`[data-tool=${name}]`).hidden = Boolean(clip);
+  find(".frames").hidden = !clip;
+  if (clip) {
+    find("[data-name=frame]").max = clip.count;
+    find("[data-name=frame]").value = frame + 1;
+    find(".frames output").textContent = `${frame + 1} of ${clip.count}`;
+    find("[data-do=play]").textContent = playing ? "Pause" : "Play";
+    find("[data-do=measure]").hidden = clip.measure === null;
+    find("[data-do=measure]").textContent = `Measure on ${(clip.measure ?? 0) + 1}`;
+    strip();
+  }
   find(".brush").hidden = !["brush", "eraser"].includes(tool);
   find(".length").hidden = !(tool === "scale" && ruler);
   root.dataset.tool = tool;
@@ -263,7 +334,15 @@ canvas.addEventListener("wheel", event => {
 const ACTIONS = {
   undo: () => go(now - 1),
   redo: () => go(now + 1),
-  clear: () => change(NOTHING),
+  clear: () => {
+    history = [...history.slice(0, now + 1), {}];
+    now = history.length - 1;
+    send();
+  },
+  play,
+  measure: () => stay(shown.frames.measure),
+  before: () => stay(frame - 1),
+  after: () => stay(frame + 1),
   in: () => zoom(1.25),
   out: () => zoom(0.8),
   fit: () => (fit(), refresh()),
@@ -271,7 +350,10 @@ const ACTIONS = {
   open: () => find("[data-name=file]").click(),
 };
 
+const isFor = name => !(shown.frames && ["brush", "eraser"].includes(name));
+
 function choose(name) {
+  if (!isFor(name)) return;
   tool = name, gesture = null;
   for (const button of all("[data-tool]")) button.setAttribute("aria-checked", String(button.dataset.tool === name));
   refresh();
@@ -311,7 +393,7 @@ root.addEventListener("keydown", event => {
   const key = event.key, low = key.toLowerCase(), atCanvas = event.target === canvas;
   if (event.ctrlKey || event.metaKey) return;
   if (event.target.dataset.tool && key.startsWith("Arrow")) {  // as in any group of radio buttons
-    const names = Object.values(TOOLS), by = ["ArrowRight", "ArrowDown"].includes(key) ? 1 : names.length - 1;
+    const names = Object.values(TOOLS).filter(isFor), by = ["ArrowRight", "ArrowDown"].includes(key) ? 1 : names.length - 1;
     choose(names[(names.indexOf(tool) + by) % names.length]);
     find("[data-tool][aria-checked=true]").focus();
   } else if (!image || event.altKey) return;
@@ -324,6 +406,7 @@ root.addEventListener("keydown", event => {
   else if (key === "-") ACTIONS.out();
   else if (key === "0") ACTIONS.fit();
   else if (key === "1") ACTIONS.full();
+  else if (shown.frames && FRAME_KEYS[low]) ACTIONS[FRAME_KEYS[low]]();
   else if (atCanvas && key.startsWith("Arrow")) step(key, event.shiftKey);
   else if (atCanvas && key === "Enter" && cursor) enter();
   else if (atCanvas && key === " ") spaceHeld = true;
@@ -349,6 +432,11 @@ root.addEventListener("click", event => {
   else if (button?.dataset.layer) toggle(button.dataset.layer);
 });
 find("[data-name=opacity]").addEventListener("input", redraw);
+find("[data-name=frame]").addEventListener("input", event => {
+  playing = false;
+  show(event.target.value - 1);
+});
+find("[data-name=frame]").addEventListener("change", event => stay(event.target.value - 1));
 find("[data-name=file]").addEventListener("change", event => {
   open(event.target.files[0]);
   event.target.value = "";

@@ -22,7 +22,7 @@ def viewer(name: str) -> gr.HTML:
     Shows what [`viewer_value`] returns.
 
     Events: `opened` (a file was dropped, pasted or picked), `guided` (clicks, box and strokes as they are now),
-    `calibrated` (a line of known length was drawn).
+    `framed` (another frame of a clip is looked at), `calibrated` (a line of known length was drawn).
 
     Args:
         name (`str`): Its id in the page.

@@ -30,7 +30,7 @@ function draw() {
   pen.imageSmoothingQuality = "high";
   pen.drawImage(image, 0, 0, shown.width, shown.height);
   pen.imageSmoothingEnabled = true;
-  if (isOn("uncertainty")) pen.drawImage(uncertainty, 0, 0, shown.width, shown.height);
+  if (isOn("uncertainty") && uncertainty) pen.drawImage(uncertainty, 0, 0, shown.width, shown.height);
   if (isOn("fill")) fill(paths.mask, COLOURS.mask, find("[data-name=opacity]").value / 100);
   if (isOn("corrections")) {
     difference(paths.mask, paths.initial, COLOURS.added);
@@ -92,8 +92,9 @@ function label(text, [x, y]) {
   pen.lineWidth = 3;
   pen.strokeStyle = "#000c";
   pen.fillStyle = "#fff";
-  pen.strokeText(text, 6, 4);
-  pen.fillText(text, 6, 4);
+  const room = canvas.clientWidth - (view.x + x * view.scale) - pen.measureText(text).width;
+  pen.strokeText(text, Math.min(6, room - 6), 4);
+  pen.fillText(text, Math.min(6, room - 6), 4);
   pen.restore();
 }
 
@@ -110,20 +111,20 @@ function sign([x, y], text, colour) {
   if (text === "+") pen.stroke(segment([[x, y - arm], [x, y + arm]]));
 }
 
-function frame([x1, y1, x2, y2], dashes = []) {
+function rectangle([x1, y1, x2, y2], dashes = []) {
   const path = new Path2D();
   path.rect(x1, y1, x2 - x1, y2 - y1);
   stroke(path, "#ffffff", 2, dashes);
 }
 
 function prompts() {
-  const {points, labels, box} = history[now];
-  if (box) frame(box);
+  const {points, labels, box} = said();
+  if (box) rectangle(box);
   points.forEach((at, index) => sign(at, labels[index] ? "+" : "-", labels[index] ? COLOURS.added : COLOURS.removed));
 }
 
 function preview() {
-  const open = history[now].strokes.slice((shown.guidance?.strokes || []).length);
+  const open = said().strokes.slice((shown.guidance?.strokes || []).length);
   if (gesture?.kind === "stroke") open.push({path: gesture.path, radius: Number(find("[data-name=radius]").value), erase: tool === "eraser"});
   for (const {path, radius, erase} of open) {
     pen.lineJoin = pen.lineCap = "round";
@@ -131,7 +132,7 @@ function preview() {
     pen.lineWidth = 2 * radius;
     pen.stroke(path.length > 1 ? path.slice(1).reduce((line, at) => (line.lineTo(...at), line), segment([path[0], path[0]])) : segment([path[0], path[0]]));
   }
-  if (gesture?.kind === "box") frame([...gesture.from, ...gesture.to], [6, 5]);
+  if (gesture?.kind === "box") rectangle([...gesture.from, ...gesture.to], [6, 5]);
   const line = gesture?.kind === "line" ? [gesture.from, gesture.to] : ruler;
   if (line && tool === "scale") stroke(segment(line), "#7cf29c", 2);
   if (!cursor) return;

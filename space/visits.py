@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from cine import Cine
 from scan import Scan
 from staged_model import Controls
 
@@ -32,7 +33,8 @@ class Visit:
         controls ([`Controls`]): Settings of the last answer.
         turn (`threading.Lock`): Held by actions on the image, which wait for each other.
         ended (`bool`): Whether the page was closed.
-        scan ([`Scan`], *optional*): The image that is open.
+        scan ([`Scan`] or [`Cine`], *optional*): The image or the clip that is open.
+        format (`str`): The chosen one of the other formats.
         ticket (`int`): Number of the page's last request.
     """
 
@@ -40,7 +42,8 @@ class Visit:
     controls: Controls
     turn: threading.Lock = field(default_factory=threading.Lock)
     ended: bool = False
-    scan: Scan | None = None
+    scan: Scan | Cine | None = None
+    format: str = "coco"
     ticket: int = 0
     _guard: threading.Lock = field(default_factory=threading.Lock)
     _running: int = 0

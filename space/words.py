@@ -6,16 +6,19 @@ import numpy as np
 
 from scan import Answer, Guidance, Scan
 from sfrecsam_hf import Segmentation
+from sfrecsam_hf.inference.predict_clip import ClipReport
+from sfrecsam_hf.inference.report import PRESENCE, presence_level
 from sfrecsam_hf.modeling.lesions import Lesion
 from sfrecsam_hf.modeling.tidying import components
 from staged_model import Controls
 
 WORTH = "On normal scans of hospitals it has not seen it is often wrong."
+LEVELS = ("none", "unsure", "likely")  # of the words for a presence, for their colours
 GOOD, FAIR = 0.8, 0.6  # estimated overlap
 RAGGED, LOWER = 1.15, 0.01  # longer outline for the same area; lower expected overlap
 
 
-def head_line(found: Segmentation, guidance: Guidance, controls: Controls) -> dict[str, Any]:
+def head_line(found: Segmentation, guidance: Guidance, controls: Controls, clip: str = "") -> dict[str, Any]:
     """
     What is said first: a level for its colour, a title, and sentences.
 
@@ -23,12 +26,12 @@ def head_line(found: Segmentation, guidance: Guidance, controls: Controls) -> di
         found ([`Segmentation`]): What is shown.
         guidance ([`Guidance`]): What it was asked with.
         controls ([`Controls`]): With the presence threshold.
+        clip (`str`): Of a clip, what is said of all its frames; the mask before correction is not offered there.
     """
     guided = bool(guidance.prompt.points or guidance.prompt.box or guidance.strokes)
     level, title = _presence(found, guided, controls.presence_threshold)
-    lines = [_fit(found, guidance), WORTH]
-    if (better := initial_is_better(found)) and not guidance.before_correction:
-        lines.insert(1, better)
+    better = "" if clip or guidance.before_correction else initial_is_better(found)
+    lines = [clip, _fit(found, guidance), better, WORTH]
     return {"level": level, "title": title, "lines": [line for line in lines if line]}
 
 
@@ -51,6 +54,22 @@ def foot_line(scan: Scan, answer: Answer) -> str:
     return (
         f"Image encoded once in {scan.encode_ms:.0f} ms. This answer: {decoded}, corrected and measured in "
         f"{answer.rest_ms:.0f} ms."
+    )
+
+
+def clip_line(frames: int, report: ClipReport) -> str:
+    """What is said of all frames of a clip."""
+    counted = f"A lesion on {report.with_lesion} of {frames} frames."
+    return (
+        counted if report.largest is None else f"{counted} It is longest on frame {report.largest + 1}: measure there."
+    )
+
+
+def clip_foot_line(frames: int, seconds: float) -> str:
+    """How long a clip took, and what one does not do with it."""
+    return (
+        f"{frames} frames segmented in {seconds:.1f} s. A click or a box is followed forward and backward. Brush and "
+        "eraser are for single images."
     )
 
 
@@ -93,11 +112,8 @@ def _area(pixels: int, spacing: tuple[float, float] | None) -> str:
 def _presence(found: Segmentation, guided: bool, threshold: float) -> tuple[str, str]:
     if guided:
         return ("guided", "Outlined with your guidance") if found.mask.any() else ("none", "Nothing marked")
-    if found.presence < threshold:
-        return "none", "None seen"
-    if found.presence < (1 + threshold) / 2:
-        return "unsure", "Unsure"
-    return "likely", "Lesion likely"
+    level = presence_level(found.presence, threshold)
+    return LEVELS[level], PRESENCE[level]
 
 
 def _fit(found: Segmentation, guidance: Guidance) -> str:

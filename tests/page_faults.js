@@ -30,7 +30,7 @@
     const [bright, dark] = [light(ink), light(ground)].sort((a, b) => b - a);
     if ((bright + 0.05) / (dark + 0.05) < 4.5) faults.push(`contrast ${((bright + 0.05) / (dark + 0.05)).toFixed(2)}: ${words.slice(0, 40)}`);
   }
-  for (const element of document.querySelectorAll("main :is(button, input, canvas, select, [role=slider])")) {
+  for (const element of document.querySelectorAll("main :is(a, button, input, textarea, canvas, select, [role=button], [role=slider], [role=combobox], [role=radiogroup])")) {
     if (!seen(element) || element.type === "file") continue;
     const label = element.labels?.[0]?.textContent || element.closest("label")?.textContent;
     const own = element.getAttribute("aria-label") || element.getAttribute("aria-labelledby") || element.title;

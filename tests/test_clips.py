@@ -116,6 +116,13 @@ def test_a_single_picture_is_no_clip(tmp_path):
         open_clip(tmp_path / "broken.mp4")
 
 
+def test_a_list_of_other_files_is_no_video(tmp_path):
+    write("mp4", panned(3), tmp_path)
+    (tmp_path / "list.mp4").write_text("ffconcat version 1.0\nfile clip.mp4\n")
+    with pytest.raises(ValueError, match=r"list\.mp4 is not a video"):
+        open_clip(tmp_path / "list.mp4")
+
+
 def as_clip(frames) -> Clip:
     return Clip(SAMPLES, len(frames), 20.0, lambda start: iter(frames[start:]))
 
@@ -299,7 +306,9 @@ def test_a_lesion_neither_comes_nor_goes_for_one_frame(loaded, monkeypatch):
 
 def test_the_files_of_a_clip(loaded, tmp_path):
     model, processor = loaded
-    report = predict_clip(model, processor, as_clip(panned()), tmp_path / "out" / "clip", quiet=True)
+    seen = []
+    clip, stem = as_clip(panned()), tmp_path / "out" / "clip"
+    report = predict_clip(model, processor, clip, stem, quiet=True, seen=lambda at, _, one: seen.append((at, one)))
     assert all(path.exists() for path in report.files)
     assert not list(tmp_path.rglob("*.new"))
     with PIL.Image.open(tmp_path / "out" / "clip_masks.tiff") as stack:
@@ -314,6 +323,8 @@ def test_the_files_of_a_clip(loaded, tmp_path):
     outlined = open_clip(tmp_path / "out" / "clip_outlined.mp4")
     assert outlined.frames == COUNT
     assert report.with_lesion == sum(mask.any() for mask in masks)
+    assert [index for index, _ in seen] == list(range(COUNT))
+    assert all(np.array_equal(one.mask, mask) for (_, one), mask in zip(seen, masks, strict=True))
 
 
 def test_predict_takes_clips_and_stills_and_never_its_own_outputs(tiny_checkpoint, tmp_path, capsys):

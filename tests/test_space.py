@@ -12,33 +12,45 @@ import sys
 import threading
 import time
 import zipfile
+from collections import defaultdict
 from pathlib import Path
 
 import gradio as gr
+import highdicom
 import httpx
+import nibabel
 import numpy as np
 import PIL.Image
+import PIL.ImageDraw
 import PIL.ImageOps
+import PIL.ImageSequence
 import pydicom
 import pytest
 import torch
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
+from pycocotools.coco import COCO
 from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
+from test_clips import COUNT, panned, write
 from transformers import pipeline
 
 import batch
+import uploads
 from actions import Actions
+from downloads import OTHER_FORMATS
 from explain import frequency_story
 from pictures import rings
 from sample_list import SAMPLES as PICKED
 from scan import Guidance
 from sfrecsam_hf import Segmentation, segment
+from sfrecsam_hf.data.clips import open_clip
 from sfrecsam_hf.evaluation.metrics import overlap
 from sfrecsam_hf.inference.checkpoints import load_checkpoint
+from sfrecsam_hf.inference.formats import FORMATS
 from sfrecsam_hf.inference.guided import AUTOMATIC, Prompt, guided
 from sfrecsam_hf.inference.identity import checkpoint_hash
+from sfrecsam_hf.inference.predict_clip import predict_clip
 from sfrecsam_hf.inference.visualization import ADDED, CONTOUR, REMOVED
 from staged_model import Controls, StagedModel
 from uploads import read_upload
@@ -175,7 +187,7 @@ def test_a_client_that_asks_again_about_an_image_finds_it_encoded(client, stages
 
 
 OPENING = (2, 0.5, 0.5, ["fp", "fn"])
-VIEWER, HEAD, TABLE, SWITCH, MASK, OVERLAY, REPORT, FOOT = range(1, 9)
+VIEWER, HEAD, TABLE, SWITCH, MASK, OVERLAY, REPORT, OTHER, CLIP, STACK, ROWS, FOOT = range(1, 13)
 
 
 @pytest.fixture
@@ -241,6 +253,161 @@ def test_what_is_shown_is_what_can_be_taken_away(page):
     assert numbers["revision"]
 
 
+def coco_mask(path):
+    coco = COCO(path)
+    return np.logical_or.reduce([coco.annToMask(one) > 0 for one in coco.loadAnns(coco.getAnnIds())])
+
+
+def drawn(rings, size):
+    """Pixels whose middle the rings hold, the first of which are outer ones, by whether they are."""
+    fine = PIL.Image.new("1", (4 * size[0], 4 * size[1]))
+    for ring, outer in sorted(rings, key=lambda one: not one[1]):
+        PIL.ImageDraw.Draw(fine).polygon([(4 * float(x), 4 * float(y)) for x, y in ring], fill=int(outer))
+    return np.asarray(fine)[2::4, 2::4]
+
+
+def csv_mask(path, size):
+    rings = defaultdict(list)
+    for row in csv.DictReader(io.StringIO(Path(path).read_text())):
+        rings[row["lesion"], row["ring"]].append((row["x"], row["y"]))
+    return drawn([(ends, ring == "0") for (_, ring), ends in rings.items()], size)
+
+
+def geojson_mask(path, size):
+    shapes = [feature["geometry"]["coordinates"] for feature in json.loads(Path(path).read_text())["features"]]
+    return drawn([(ring, index == 0) for shape in shapes for index, ring in enumerate(shape)], size)
+
+
+def segmentation_mask(path, source):
+    """Of a DICOM segmentation, beside the scan that it refers to; or of a ZIP with both."""
+    if Path(path).suffix == ".zip":
+        seg, scan = (io.BytesIO(unpacked(path)[name]) for name in sorted(unpacked(path), reverse=True))
+    else:
+        seg, scan = path, source
+    uid = pydicom.dcmread(scan).SOPInstanceUID
+    return highdicom.seg.segread(seg).get_pixels_by_source_instance([uid], combine_segments=True)[0] > 0
+
+
+@pytest.mark.parametrize("given", ["PNG", "DICOM"])
+def test_every_format_holds_what_is_shown(page, tmp_path, given):
+    source = dicom(tmp_path, spacing=(0.2, 0.1))
+    if given == "PNG":
+        page("open_sample", *OPENING, index=0)
+    else:
+        page("open_upload", *OPENING, path=str(arrived(tmp_path, source)))
+    stroke = {"path": [[20, 20], [60, 20]], "radius": 6, "erase": False}
+    shown = page("guide", **{**NOTHING, "points": [[100, 120]], "labels": [1], "strokes": [stroke]})
+    mask, image = pixels(shown[MASK]), PIL.Image.open(SAMPLES[0]).convert("RGB")
+    assert mask[20, 20:60].all()
+    readers = {
+        "coco": coco_mask,
+        "coco-rle": coco_mask,
+        "labels": pixels,
+        "nifti": lambda path: np.asarray(nibabel.load(path).dataobj)[..., 0].T > 0,
+        "contours": lambda path: csv_mask(path, image.size),
+        "geojson": lambda path: geojson_mask(path, image.size),
+        "dicom-seg": lambda path: segmentation_mask(path, source),
+        "dicom-sc": lambda path: pydicom.dcmread(path).pixel_array,
+    }
+    assert set(readers) == set(FORMATS) == {format for _, format in OTHER_FORMATS}
+    for format, read in readers.items():
+        path = page("choose_format", format)[OTHER]
+        if format == "dicom-sc":
+            assert (read(path) == CONTOUR).all(-1).any()
+        else:  # pycocotools rounds polygons
+            assert (read(path) != mask).sum() <= (0.02 * mask.sum() if format == "coco" else 0), format
+        if given == "DICOM":
+            assert Path(path).suffix != ".zip", "it refers to the file that was opened"
+            if format == "nifti":
+                assert nibabel.load(path).header.get_zooms()[:2] == pytest.approx((0.1, 0.2))
+
+
+def test_a_call_is_answered_in_the_format_that_it_asks_for(client, loaded):
+    path, numbers = client.predict(handed(SAMPLES[1]), format="coco-rle", api_name="/segment")
+    assert np.array_equal(coco_mask(path), expected(loaded, SAMPLES[1]).mask)
+    assert numbers["area"] == expected(loaded, SAMPLES[1]).mask.sum()
+
+
+def arrived(root, path):
+    """A file as Gradio stores an upload of it."""
+    folder = root / ("ef" * 32)
+    folder.mkdir(exist_ok=True)
+    (folder / path.name).write_bytes(path.read_bytes())
+    return folder / path.name
+
+
+CLICKED = {"points": [[60, 60]], "labels": [1]}
+
+
+@pytest.fixture
+def clip(page, tmp_path):
+    """A clip that is open, and what the page shows then."""
+    return page("open_upload", *OPENING, path=str(arrived(tmp_path, write("gif", panned(), tmp_path))))
+
+
+def stacked(answer):
+    with PIL.Image.open(answer[STACK]["value"]) as stack:
+        return [np.asarray(one) > 0 for one in PIL.ImageSequence.Iterator(stack)]
+
+
+def test_a_clip_is_answered_as_by_predict(page, clip, loaded, tmp_path):
+    frames = clip[VIEWER]["frames"]
+    wanted = predict_clip(*loaded, open_clip(tmp_path / "clip.gif"), tmp_path / "wanted", quiet=True, **asked())
+    assert (frames["count"], frames["measure"], frames["shown"]) == (COUNT, wanted.largest, wanted.largest)
+    assert Path(clip[ROWS]["value"]).read_bytes() == wanted.files[2].read_bytes()
+    assert open_clip(clip[CLIP]["value"]).frames == COUNT
+    assert "measure there" in clip[HEAD]["lines"][0]
+    outlines = json.loads(Path(frames["outlines"]["path"]).read_text())
+    assert len(outlines) == COUNT
+    for index, mask in enumerate(stacked(clip)):
+        shown = page("show_frame", frame=index)
+        assert np.array_equal(pixels(shown[MASK]), mask), "what is shown is what is in the stack"
+        assert bool(outlines[index]["mask"]) == bool(shown[VIEWER]["mask"]) == mask.any()
+        assert json.loads(Path(shown[REPORT]).read_text())["image"] == f"clip_frame_{index + 1:04d}.png"
+    assert shown[CLIP] == clip[CLIP], "the clip is not segmented again"
+
+
+def asked():
+    return dataclasses.asdict(CONTROLS)
+
+
+def test_a_click_on_a_frame_is_followed_and_taken_back(page, clip):
+    before = stacked(clip)
+    clicked = page("guide", frames={"3": CLICKED}, frame=3)
+    assert clicked[VIEWER]["frames"]["shown"] == 3
+    assert clicked[HEAD]["title"] == "Outlined with your guidance"
+    changed = [not np.array_equal(old, new) for old, new in zip(before, stacked(clicked), strict=True)]
+    assert any(changed[:3]), "backward"
+    assert any(changed[4:]), "and forward"
+    undone = page("guide", frames={}, frame=3)
+    assert all(np.array_equal(old, new) for old, new in zip(before, stacked(undone), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("frames", "said"),
+    [
+        ({"3": {"points": [[60, 60]], "labels": [0]}}, "mark the lesion before"),
+        ({"99": CLICKED}, "no frame 99"),
+        ({"3": {"points": [[9000, 60]], "labels": [1]}}, "outside the image"),
+        ([], "frames must say"),
+    ],
+)
+def test_what_cannot_be_followed_is_explained(page, clip, frames, said):
+    with pytest.warns(UserWarning, match=said):
+        page("guide", frames=frames, frame=0)
+    assert stacked(page("show_frame", frame=0))
+
+
+def test_a_clip_that_is_too_long_or_damaged_leaves_what_was_open(page, clip, tmp_path, monkeypatch):
+    monkeypatch.setattr(uploads, "MAX_FRAMES", COUNT - 1)
+    with pytest.warns(UserWarning, match=f"{COUNT} frames of .* cut it to at most {COUNT - 1} frames"):
+        page("open_upload", *OPENING, path=str(arrived(tmp_path, tmp_path / "clip.gif")))
+    (tmp_path / "broken.mp4").write_bytes(b"no video")
+    with pytest.warns(UserWarning, match="broken.mp4 is not"):
+        shown = page("open_upload", *OPENING, path=str(arrived(tmp_path, tmp_path / "broken.mp4")))
+    assert shown[VIEWER]["frames"]["count"] == COUNT
+
+
 def test_the_mask_before_correction_is_one_press_away(page):
     corrected = page("open_sample", *OPENING, index=1)
     before = page("switch_correction")
@@ -262,7 +429,7 @@ def test_outlines_are_where_the_mask_is():
     assert rings(np.zeros((3, 3))) == []
 
 
-HEAD_LINES = [(0.1, "None seen", "none"), (0.6, "Unsure", "unsure"), (0.95, "Lesion likely", "likely")]
+HEAD_LINES = [(0.1, "No lesion seen", "none"), (0.6, "Unsure", "unsure"), (0.95, "Lesion likely", "likely")]
 
 
 @pytest.mark.parametrize(("presence", "title", "level"), HEAD_LINES)
@@ -337,6 +504,7 @@ def dicom(folder, name="frame.dcm", spacing=None, pixels=None):
     pixels = np.asarray(PIL.Image.open(SAMPLES[0]).convert("L")) if pixels is None else pixels
     dataset = Dataset()
     dataset.SOPClassUID, dataset.SOPInstanceUID = SecondaryCaptureImageStorage, generate_uid()
+    dataset.StudyInstanceUID, dataset.SeriesInstanceUID = generate_uid(), generate_uid()
     dataset.Rows, dataset.Columns = pixels.shape
     dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
     dataset.BitsAllocated = dataset.BitsStored = 8

@@ -15,11 +15,13 @@ import numpy as np
 import PIL.Image
 import pytest
 from playwright.sync_api import Error, expect, sync_playwright
+from test_clips import COUNT, panned, write
 from test_space import dicom
 
 import batch
 from sample_list import SAMPLES as PICKED
 from sfrecsam_hf import segment
+from sfrecsam_hf.data.clips import open_clip
 from sfrecsam_hf.inference.checkpoints import load_checkpoint
 from sfrecsam_hf.inference.guided import Prompt, guided
 from uploads import read_upload
@@ -342,6 +344,88 @@ def test_dicom_opens_with_its_own_scale(visit, tmp_path):
     assert "mm" in value_of(page, "Diameters")
 
 
+def test_another_format_is_one_choice_away(visit):
+    page = visit()
+    pick_sample(page, 1)
+    page.get_by_label("Other formats").click()
+    page.get_by_role("option", name="Contours (GeoJSON)").click()
+    settle(page)
+    click(page, 0.5, 0.4)
+    other = downloaded(page, "other")
+    assert other.suggested_filename == f"{Path(PICKED[1].name).stem}_contours.geojson"
+    written = json.loads(Path(other.path()).read_text())
+    numbers = json.loads(Path(downloaded(page, "numbers").path()).read_text())
+    areas = [feature["properties"]["area"] for feature in written["features"]]
+    assert areas == [lesion["area"] for lesion in numbers["each_lesion"]], "of what was clicked"
+
+
+BUSY = """() => {
+    window.marked = 0;
+    new MutationObserver(() => { window.marked += document.querySelector(".viewer").ariaBusy === "true"; })
+        .observe(document.querySelector(".viewer"), {attributeFilter: ["aria-busy"]});
+}"""
+
+
+def test_every_request_is_marked_as_worked_on(visit):
+    page = visit()
+    page.evaluate(BUSY)
+    for number, act in enumerate(
+        (
+            lambda: pick_sample(page, 1),
+            lambda: click(page, 0.5, 0.4),
+            lambda: page.keyboard.press("Control+z"),
+            lambda: page.locator("#suspicion-slider input[type=range]").press("ArrowRight"),
+            lambda: page.get_by_label("Remove false positives").click(),
+            lambda: page.locator("#millimetres input").press("Enter"),
+        ),
+        1,
+    ):
+        act()
+        settle(page)
+        assert page.evaluate("window.marked") == number
+
+
+def test_a_clip_is_looked_through_played_and_guided(visit, tmp_path):
+    page = visit()
+    page.set_input_files("#viewer input[type=file]", write("gif", panned(), tmp_path))
+    expect(page.locator("#head-line")).to_contain_text(f"of {COUNT} frames. It is longest on frame")
+    settle(page)
+    place = page.locator(".frames output")
+    longest = re.search(r"frame (\d)", page.locator("#head-line").inner_text())[1]
+    expect(place).to_have_text(f"{longest} of {COUNT}")
+    expect(page.get_by_role("radio", name="Brush")).to_be_hidden()
+    assert page.evaluate(FAULTS) == []
+    measured = canvas(page)
+    page.get_by_label("Frame", exact=True).press("Home")
+    expect_image(page, "clip_frame_0001.png")
+    expect(place).to_have_text(f"1 of {COUNT}")
+    assert count(page, OUTLINE) > 50
+    assert (canvas(page) != measured).any()
+    click(page, 0.5, 0.4)
+    expect(page.locator("#head-line h2")).to_have_text("Outlined with your guidance")
+    assert count(page, ADDED) > 20, "the sign of the click"
+    page.locator("#viewer canvas").press(".")
+    expect_image(page, "clip_frame_0002.png")
+    assert count(page, ADDED) < 20, "which is on the first frame"
+    page.get_by_role("button", name="Play").click()
+    expect(place).not_to_have_text(f"2 of {COUNT}")
+    page.get_by_role("button", name="Pause").click()
+    settle(page)
+    page.get_by_role("button", name="Measure on").click()
+    expect(page.locator("#download-masks")).to_be_visible()
+    settle(page)
+    with PIL.Image.open(downloaded(page, "masks").path()) as stack:
+        assert stack.n_frames == COUNT
+        stack.seek(int(re.search(r"(\d) of", place.inner_text())[1]) - 1)
+        assert np.array_equal(np.asarray(stack) > 0, saved_mask(page))
+    video = tmp_path / "outlined.mp4"
+    downloaded(page, "clip").save_as(video)
+    assert open_clip(video).frames == COUNT
+    page.keyboard.press("Control+z")
+    settle(page)
+    expect(page.locator("#head-line h2")).not_to_have_text("Outlined with your guidance")
+
+
 def test_all_is_reached_in_order_without_a_mouse(visit):
     page = visit()
     tab_to(page, "#samples")
@@ -370,6 +454,8 @@ def test_all_is_reached_in_order_without_a_mouse(visit):
     numbers = json.loads(Path(downloaded(page, "numbers").path()).read_text())
     assert len(numbers["guidance"]["points"]) == 1
     assert numbers["guidance"]["box"]
+    assert page.evaluate("() => document.activeElement.blur()") is None
+    tab_to(page, "#samples")  # comes round: nothing holds the focus
     for tab, name in (("Compare", "#run-batch"), ("Explain", "#energy")):
         page.get_by_role("tab", name=tab).press("Enter")
         tab_to(page, name)
@@ -383,6 +469,7 @@ FAULTS = (Path(__file__).parent / "page_faults.js").read_text()
 def test_light_and_dark_on_desktop_and_phone(visit, viewport, scheme):
     page, phone = visit(viewport, color_scheme=scheme), viewport is PHONE
     expect(page.locator("#samples-slider")).to_be_visible(visible=not phone)
+    assert page.evaluate(FAULTS) == []
     pick_sample(page, 3)
     expect(page.locator("#viewer .stage")).to_be_in_viewport(ratio=0.95)
     if not phone:

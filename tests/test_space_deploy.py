@@ -183,7 +183,7 @@ def test_the_header_is_one_that_a_space_takes():
 def test_requirements_are_those_of_the_package():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    known = {*project["dependencies"], *extras["plot"], *extras["dicom"]}
+    known = {*project["dependencies"], *extras["plot"], *extras["dicom"], *extras["formats"], *extras["video"]}
     assert set(requirements(SPACE / "requirements.txt")) <= known
 
 

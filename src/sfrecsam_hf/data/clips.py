@@ -17,6 +17,8 @@ from ..modeling.image_reading import EXTENSIONS, check_size, picture_frames, rea
 from .dicom import Calibration, as_shown, calibration_of, is_dicom
 
 VIDEO = frozenset({".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".wmv", ".mpg", ".mpeg"})
+# What FFmpeg may take a video file for: a list of other files that has the name of a video would be followed.
+CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,asf,mpeg,mpegts,mpegvideo"
 RATE = 20.0  # frames a second where the file does not say
 
 
@@ -153,13 +155,15 @@ def _video(path: Path) -> Clip:
     except ImportError as error:
         raise ValueError(f"{path} is a video; run `pip install 'sfrecsam-hf[video]'` to read it.") from error
 
+    only = {"format_whitelist": CONTAINERS}
+
     def decoded() -> Iterator[PIL.Image.Image]:
-        with av.open(str(path)) as container:
+        with av.open(str(path), options=only) as container:
             for index, frame in enumerate(container.decode(video=0)):
                 yield read_rgb(frame.to_image(), name=f"frame {index + 1} of {path}")
 
     try:
-        with av.open(str(path)) as container:
+        with av.open(str(path), options=only) as container:
             stream = container.streams.video[0]
             rate = float(stream.average_rate or RATE)
             # What the header says is a guess in many files.

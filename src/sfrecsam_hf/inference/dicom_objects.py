@@ -91,6 +91,8 @@ def _scan(answer: Answer) -> tuple[pydicom.Dataset, bool]:
             for name in PATIENT_AND_STUDY:
                 if name not in dataset:
                     setattr(dataset, name, "")
+            if not dataset.get("Modality"):
+                dataset.Modality = "OT"  # required, and asked for, but missing in some files
             if "PixelSpacing" in dataset:  # a segmentation would ask for a slice thickness, too; it states its own
                 del dataset.PixelSpacing
             return dataset, False

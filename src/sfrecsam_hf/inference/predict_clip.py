@@ -24,7 +24,7 @@ from ..modeling.segmentation import Segmentation
 from .answers import Answer
 from .formats import joined_coco, write
 from .inputs import WRITER, shown, signed
-from .tables import FRAME_COLUMNS, FRAMES
+from .tables import FRAME_COLUMNS, FRAMES, MEASURED, rows_of
 from .visualization import overlay
 from .writing import replacing
 
@@ -62,6 +62,7 @@ def predict_clip(
     mm_per_pixel: float | None = None,
     quiet: bool = False,
     formats: Sequence[str] = (),
+    seen: Callable[[int, PIL.Image.Image, Segmentation], None] | None = None,
     **options: Any,
 ) -> ClipReport:
     """
@@ -80,6 +81,7 @@ def predict_clip(
         mm_per_pixel (`float`, *optional*): Size of a pixel in clips that do not tell it themselves.
         quiet (`bool`): No progress bar.
         formats (`Sequence[str]`): Of [`~sfrecsam_hf.inference.formats.FORMATS`], beside the others.
+        seen (`Callable`, *optional*): Told the index, the picture and the answer of each frame once it is written.
         options: As for [`segment_clip`].
     """
     stem.parent.mkdir(parents=True, exist_ok=True)
@@ -105,6 +107,8 @@ def predict_clip(
             if before is not None and before.shape == one.mask.shape:
                 steadiness.append(flicker([before, one.mask]))
             before = one.mask
+            if seen is not None:
+                seen(index, frame, one)
     for row in rows:
         row["measure_here"] = int(largest is not None and row["frame"] == largest[1] + 1)
     files.append(stem.with_name(stem.name + FRAMES))
@@ -180,22 +184,9 @@ def _spacing(clip: Clip, one: Segmentation, mm_per_pixel: float | None) -> Spaci
 
 
 def _row(index: int, one: Segmentation, rate: float, spacing: Spacing) -> dict[str, Any]:
-    lesions = one.lesions
-    row: dict[str, Any] = dict.fromkeys(FRAME_COLUMNS, "") | {
-        "frame": index + 1,
-        "seconds": round(index / rate, 3),
-        "presence": round(one.presence, 4),
-        "area": int(one.mask.sum()),
-        "longest_diameter": 0.0,
-        "perpendicular_diameter": 0.0,
-        "mean_uncertainty": round(float(one.uncertainty[one.mask].mean() if lesions else one.uncertainty.mean()), 4),
-    }
-    if lesions:  # the largest piece, never across pieces
-        measured = lesions[0].measurements(spacing)
-        row |= {name: round(measured[name], 2) for name in FRAME_COLUMNS if name in measured and "diameter" in name}
-        if spacing is not None:
-            row["area_mm2"] = round(row["area"] * spacing[0] * spacing[1], 2)
-    return row
+    measured, _ = rows_of("", one, [spacing] * len(one.lesions))
+    numbers = {name: measured[name] for name in MEASURED if name in measured}
+    return {"frame": index + 1, "seconds": round(index / rate, 3), **numbers}
 
 
 def _write_rows(path: Path, rows: list[dict[str, Any]]) -> None:

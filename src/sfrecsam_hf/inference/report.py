@@ -14,6 +14,7 @@ from .writing import replacing
 
 REPORT = "report.html"
 SIDE = 360  # of a picture, in pixels
+PRESENCE = ("No lesion seen", "Unsure", "Lesion likely")
 NOTICE = "Research use only, not for diagnosis."
 STYLE = """
 :root { color-scheme: light dark; font: 15px/1.45 system-ui, sans-serif; }
@@ -58,17 +59,15 @@ def write_report(output: Path, tables: Tables, threshold: float) -> None:
         page.write("</html>\n")
 
 
-def presence_in_words(presence: float, threshold: float) -> str:
-    """What a presence means, beside the presence below which nothing is marked; both in [0, 1]."""
-    if presence < threshold:
-        return "No lesion seen"
-    return "Unsure" if presence < (1 + threshold) / 2 else "Lesion likely"
+def presence_level(presence: float, threshold: float) -> int:
+    """Which of the words [`PRESENCE`] fits, beside the presence below which nothing is marked; both in [0, 1]."""
+    return int(presence >= threshold) + int(presence >= (1 + threshold) / 2)
 
 
 def _article(output: Path, name: str, row: Row, lesions: list[Row], threshold: float) -> str:
     pictures = [("overlay", "Outline and axes"), ("uncertainty", "Uncertainty")]
     figures = "".join(_figure(output / f"{name}_{kind}.png", caption) for kind, caption in pictures)
-    presence = f"{presence_in_words(row['presence'], threshold)} (presence {row['presence']:.0%})"
+    presence = f"{PRESENCE[presence_level(row['presence'], threshold)]} (presence {row['presence']:.0%})"
     marked = _table(lesions) if lesions else "<p>Nothing is marked.</p>"
     return (
         f"<article>{figures}<section><h2>{html.escape(name)}</h2><p>{presence}. "

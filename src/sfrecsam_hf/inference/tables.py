@@ -52,13 +52,21 @@ LESION_COLUMNS: dict[str, tuple[type, str]] = {
     **SIZES,
     **MILLIMETRES,
 }
+# What the shorter tables show of a picture: of a clip's frames, and of the demo's images.
+MEASURED = (
+    "presence",
+    "lesions",
+    "area",
+    "longest_diameter",
+    "perpendicular_diameter",
+    "mean_uncertainty",
+    *MILLIMETRES,
+)
 FRAMES = "_frames.csv"  # of a clip, after its name
 FRAME_COLUMNS: dict[str, tuple[type, str]] = {
     "frame": (int, "number of the frame, from 1"),
     "seconds": (float, "when it is shown"),
-    **{name: IMAGE_COLUMNS[name] for name in ("presence", "area", "longest_diameter", "perpendicular_diameter")},
-    "mean_uncertainty": IMAGE_COLUMNS["mean_uncertainty"],
-    **MILLIMETRES,
+    **{name: IMAGE_COLUMNS[name] for name in MEASURED},
     "measure_here": (int, "1 on the frame with the longest diameter, 0 on the others"),
 }
 TABLES = {IMAGES: IMAGE_COLUMNS, LESIONS: LESION_COLUMNS}
