@@ -3,7 +3,7 @@
     python examples/onnx_without_torch.py exported space/samples/bus_0180-l.png space/samples/bus_0560-r.png
 
 The folder is what `sfrecsam export --output exported` has written. `--samples 0` makes it a graph of one pass. Of this
-package it needs the file `sfrecsam_hf/modeling/scan_frame.py` alone, which needs NumPy and Pillow only: take it along.
+package it needs two files of `sfrecsam_hf/modeling/`, which need NumPy and Pillow only: take them along.
 """
 
 import argparse
@@ -17,6 +17,7 @@ import PIL.Image
 import PIL.ImageOps
 
 from sfrecsam_hf.modeling.scan_frame import ScanFrame
+from sfrecsam_hf.modeling.tidying import burnt_in_text, smoothed, tidied
 
 MEAN, STD = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])
 
@@ -43,15 +44,14 @@ def prepared(image: PIL.Image.Image, side: int) -> tuple[np.ndarray, np.ndarray]
 
 def restored(probability: np.ndarray, image: PIL.Image.Image, side: int) -> np.ndarray:
     """The boolean mask at the image's own size, from `(height, width)` probabilities of the padded input."""
-    logits = np.log(np.clip(probability, 1e-7, 1 - 1e-7) / (1 - np.clip(probability, 1e-7, 1 - 1e-7)))
-    stride = side / len(logits)
+    stride = side / len(probability)
     width, height = size_inside(image, side)
     # As the model reads it: a pixel of the mask lies inside where its centre does.
     columns, rows = (max(1, int(np.ceil((extent - stride // 2) / stride))) for extent in (width, height))
-    logits[rows:], logits[:, columns:] = logits[rows - 1 : rows], logits[:, columns - 1 : columns]
-    whole = PIL.Image.fromarray(logits).resize((side, side), PIL.Image.Resampling.BILINEAR)
+    probability[rows:], probability[:, columns:] = probability[rows - 1], probability[:, columns - 1 : columns]
+    whole = PIL.Image.fromarray(smoothed(probability)).resize((side, side), PIL.Image.Resampling.BILINEAR)
     restored = whole.crop((0, 0, width, height)).resize(image.size, PIL.Image.Resampling.BILINEAR)
-    return np.asarray(restored) > 0
+    return tidied(np.asarray(restored) > 0.5, burnt_in_text(image, (width, height)))
 
 
 def segment(

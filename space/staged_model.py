@@ -39,6 +39,7 @@ class EncodedImage:
         image (`PIL.Image.Image`): RGB, upright.
         frame ([`ScanFrame`]): What the encoder was not shown.
         pixel_values (`torch.Tensor` of shape `(1, 3, size, size)`): The model's input.
+        text (`torch.Tensor` of shape `(1, 2, size, size)`): From the processor, for post-processing.
         reshaped_size (`torch.Tensor` of shape `(1, 2)`): Height and width of the scan inside the input's padding.
         embeddings ([`SFRecSamImageEmbeddings`]): From `get_image_embeddings`.
     """
@@ -46,6 +47,7 @@ class EncodedImage:
     image: PIL.Image.Image
     frame: ScanFrame
     pixel_values: torch.Tensor
+    text: torch.Tensor
     reshaped_size: torch.Tensor
     embeddings: SFRecSamImageEmbeddings
 
@@ -87,7 +89,7 @@ class StagedModel:
         frame = ScanFrame(tuple(inputs["scan_boxes"][0].tolist()), image.size)
         reshaped_size = inputs["reshaped_input_sizes"].int()
         embeddings = self.model.get_image_embeddings(inputs["pixel_values"], reshaped_size)
-        return EncodedImage(image, frame, inputs["pixel_values"], reshaped_size, embeddings)
+        return EncodedImage(image, frame, inputs["pixel_values"], inputs["text"], reshaped_size, embeddings)
 
     @torch.inference_mode()
     def decode(self, encoded: EncodedImage, prompt: Prompt, mc_samples: int) -> SFRecSamDecoderOutput:
@@ -108,6 +110,6 @@ class StagedModel:
         """Runs the corrector on decoded masks, and empties them where the model sees no lesion."""
         correction = self.model.correct(decoded, controls.suspicion_threshold, controls.correctors)
         boxes = torch.tensor([encoded.frame.box])
-        output = SFRecSamOutput.from_stages(decoded, correction, scan_boxes=boxes)
+        output = SFRecSamOutput.from_stages(decoded, correction, scan_boxes=boxes, text=encoded.text)
         output = self.model.apply_presence_threshold(output, controls.presence_threshold)
-        return segmentations(output, [encoded.frame.size[::-1]], self.processor.image_processor, [encoded.image])[0]
+        return segmentations(output, [encoded.frame.size[::-1]], self.processor.image_processor)[0]

@@ -8,7 +8,8 @@ from scan import Answer, Guidance, Scan
 from sfrecsam_hf import Segmentation
 from sfrecsam_hf.inference.predict_clip import ClipReport
 from sfrecsam_hf.inference.report import PRESENCE, presence_level
-from sfrecsam_hf.modeling.lesions import Lesion, components
+from sfrecsam_hf.modeling.lesions import Lesion
+from sfrecsam_hf.modeling.tidying import components
 from staged_model import Controls
 
 WORTH = "On normal scans of hospitals it has not seen it is often wrong."

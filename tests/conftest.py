@@ -54,6 +54,11 @@ TINY_PARTS = {
     "corrector_channels": 8,
     "mc_samples": 2,
 }
+WITHOUT_DROPOUT = {
+    **TINY_PARTS,
+    "vision_config": {**TINY_PARTS["vision_config"], "encoder_dropout": 0.0},
+    "sample_dropout": 0.0,
+}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -67,11 +72,12 @@ def tiny_config(**overrides) -> SFRecSamConfig:
     return SFRecSamConfig(**{**TINY_PARTS, **overrides})
 
 
-def randomised(model: torch.nn.Module, seed: int = 9) -> torch.nn.Module:
+def randomised(model: torch.nn.Module, seed: int = 7) -> torch.nn.Module:
     """
     Every weight drawn anew by its name, at a lively scale, so that no path is silent because it starts at zero.
 
-    Of a dozen seeds this one magnifies rounding least, and half of what its masks cover is lesion.
+    Of a dozen seeds this one magnifies rounding least of those whose masks are half lesion: in bfloat16 98 % of their
+    pixels stay what they were, against 91 to 97 %.
     """
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -139,6 +145,24 @@ def scan(height: int, width: int, seed: int, lesion: bool = True) -> tuple[PIL.I
     texture = np.kron(coarse, np.ones((8, 8)))[:height, :width]
     gray = np.where(mask, 25, texture) * rng.gamma(8, 1 / 8, (height, width))
     return PIL.Image.fromarray(gray.clip(0, 255).astype(np.uint8)), PIL.Image.fromarray(mask.astype(np.uint8) * 255)
+
+
+def short_run(folder: Path, output: Path, **changes) -> TrainingConfig:
+    """Settings of a run on one folder that takes seconds."""
+    chosen = {
+        "train": [str(folder)],
+        "validation": [str(folder)],
+        "output": str(output),
+        "overrides": TINY_PARTS,
+        "branch": "random",
+        "epochs": 2,
+        "correction_epochs": 1,
+        "batch_size": 4,
+        "mc_samples": 2,
+        "tracker": None,
+        "overlays": 0,
+    }
+    return TrainingConfig(**{**chosen, **changes})
 
 
 @pytest.fixture

@@ -90,6 +90,12 @@ def test_any_run_lengths_come_back(tmp_path_factory, seed, share, compressed):
         {"size": [60, 80], "counts": [5, 5]},
         {"size": [6, 8], "counts": [48]},
         {"size": [60, 80], "counts": "no such lengths"},
+        {"size": [60, 80], "counts": "zz"},
+        {"size": [60, 80], "counts": [-100, 100, 4800]},
+        {"size": [60, 80], "counts": [0.5, 100, 4699.5]},
+        [[1e9, 10, 30, 1e9, 30, 30]],
+        [[100, 100, 110, 100, 110, 110]],
+        [[0.1, 0.1, 0.4, 0.1, 0.4, 0.4]],
         "drawing",
         None,
     ],
@@ -108,12 +114,50 @@ def test_images_of_a_coco_file_that_are_not_here_are_told(tmp_path):
     assert any("1 images of" in note and "gone.png" in note for note in inspect(root).unused)
 
 
+def changed_coco(root, change):
+    coco_folder(root, {"s0.png": [polygon_of(MASKS["s0.png"])]})
+    content = json.loads((root / "annotations.json").read_text())
+    change(content)
+    (root / "annotations.json").write_text(json.dumps(content))
+    return root
+
+
+def test_annotations_of_images_that_are_not_listed_are_told(tmp_path):
+    root = changed_coco(tmp_path, lambda content: content["annotations"].append({"image_id": 77}))
+    assert any("1 annotations of" in note and "image 77" in note for note in inspect(root).unused)
+
+
+def test_numbers_that_are_text_still_match(tmp_path):
+    def as_text(content):
+        for image in content["images"]:
+            image["id"] = str(image["id"])
+
+    masks = [np.asarray(mask) > 0 for mask in load_folder(changed_coco(tmp_path, as_text))["mask"]]
+    assert [mask.any() for mask in masks] == [True, False, False]
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda content: content["images"][1].update(id=0), "2 images of the number 0"),
+        (lambda content: content["images"][0].update(height="tall"), "no COCO file that can be read"),
+        (lambda content: content["images"][0].update(height=10**9), "is drawn on 80x1000000000 pixels"),
+        (lambda content: content["annotations"].append("drawing"), "no COCO file that can be read"),
+        (lambda content: content["annotations"][0].pop("image_id"), "'image_id' is missing"),
+    ],
+)
+def test_a_coco_file_that_contradicts_itself_is_refused(tmp_path, change, told):
+    with pytest.raises(ValueError, match=rf"annotations\.json.*{told}"):
+        load_folder(changed_coco(tmp_path, change))
+
+
 def test_other_json_is_not_taken_for_coco(tmp_path, busi_folder):
     image, mask = IMAGES["s0.png"]
     image.save(tmp_path / "s0.png")
     mask.save(tmp_path / "s0_mask.png")
     (tmp_path / "results.json").write_text('{"images": 3}')
     (tmp_path / "broken.json").write_text("{")
+    (tmp_path / "deep.json").write_text("[" * 100_000)
     assert len(load_folder(tmp_path)) == 1
 
 

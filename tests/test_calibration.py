@@ -20,9 +20,6 @@ from sfrecsam_hf.training.calibration import (
     calibrate_correction,
     correction_dice,
     correction_threshold,
-    cross_fitted,
-    presence_scores,
-    presence_threshold,
 )
 
 SIDE = 20
@@ -220,31 +217,3 @@ def test_few_images_may_be_harmed_however_much_the_others_gain():
     assert correction_threshold(dice_at(0.7, [0.1] * 17 + [-0.02] * 3)) == 1
     assert correction_threshold(dice_at(0.7, [0.1] * 17 + [-0.02] * 3), harmed_share=0.15) == pytest.approx(0.5)
     assert correction_threshold(dice_at(0.7, [0.1] * 17 + [-0.009] * 3)) == pytest.approx(0.5)
-
-
-def test_no_image_has_a_say_in_its_own_threshold():
-    """`choose` returns the sum of what it is shown: each image's threshold lacks its whole group."""
-    groups = np.array([0, 0, 1, 2, 2, 3, 4, 5])
-    values = 2.0 ** np.arange(8)
-    thresholds = cross_fitted(lambda column: column.sum(), values, groups=groups, folds=3)
-    for index, threshold in enumerate(thresholds):
-        shown = {int(place) for place in range(8) if int(threshold) >> place & 1}
-        assert not shown & set(np.flatnonzero(groups == groups[index]).tolist())
-        assert len(shown) >= 4
-
-
-def test_with_folds_as_groups_each_fold_has_one_threshold():
-    folds = np.array([0, 1, 2, 0, 1, 2, 0])
-    values = np.array([1.0, 10, 100, 1, 10, 100, 1])
-    thresholds = cross_fitted(lambda column: column.sum(), values, groups=folds, folds=3)
-    assert {fold: set(thresholds[folds == fold]) for fold in range(3)} == {0: {220}, 1: {203}, 2: {23}}
-
-
-def test_presence_can_be_cross_fitted(model, processor, busi_folder):
-    dataset = load_busi(busi_folder).select([0, 1, 12, 18])
-    scores = presence_scores(model, processor, dataset)
-    assert scores[1].tolist() == [True] * 6 + [False] * 2
-    assert presence_threshold(*scores) == calibrate(model, processor, dataset)["presence_threshold"]
-    assert cross_fitted(presence_threshold, *scores, groups=np.repeat(dataset["group"], 2)).shape == (8,)
-    with pytest.raises(ValueError, match="one group"):
-        cross_fitted(presence_threshold, *scores, groups=["a"] * 8)

@@ -118,6 +118,14 @@ def test_a_processor_of_another_size_is_refused(checkpoint):
     assert str(checkpoint) in str(raised.value)
 
 
+@pytest.mark.parametrize("content", [b"null", b"[]", b"{}", b"\xff", b""])
+def test_a_damaged_processor_is_refused(checkpoint, content):
+    (checkpoint / "processor_config.json").write_bytes(content)
+    with pytest.raises((ValueError, FileNotFoundError)) as raised:
+        load_checkpoint(checkpoint)
+    assert str(checkpoint) in str(raised.value)
+
+
 def test_the_folder_of_a_run_points_to_its_best_model(tiny_checkpoint, tmp_path):
     shutil.copytree(tiny_checkpoint, tmp_path / "run" / "best")
     with pytest.raises(FileNotFoundError, match=r"has no config.json; did you mean .*run/best\?"):

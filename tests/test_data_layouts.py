@@ -1,6 +1,7 @@
 """Each layout, as a folder and as a zip, gives the same `datasets` columns; what is wrong is told in a sentence."""
 
 import shutil
+import zipfile
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -333,6 +334,21 @@ def test_what_is_no_folder_is_told(tmp_path, busi_folder, kind):
     content = zipped(busi_folder, tmp_path).read_bytes()
     path.write_bytes(content[: len(content) // 2] if kind == "truncated" else b"?")
     with pytest.raises(ValueError, match=r"is a damaged or truncated zip|is a single file"):
+        load_folder(path)
+
+
+@pytest.mark.parametrize("part", ["a picture", "the table of contents"])
+def test_a_damaged_zip_is_named(tmp_path, part):
+    path = tmp_path / "data.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, picture in zip(("a.bmp", "a_mask.bmp"), scan(60, 80, 1), strict=True):
+            picture.save(tmp_path / name)
+            archive.write(tmp_path / name, name)
+    content = bytearray(path.read_bytes())
+    start = 35 + 100 if part == "a picture" else content.index(b"PK\x01\x02")
+    content[start : start + 20] = b"\xff" * 20
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"data\.zip.*(cannot be read|is a damaged or truncated zip)"):
         load_folder(path)
 
 

@@ -19,6 +19,7 @@ from sfrecsam_hf.evaluation.measured import METRICS, Measured
 from sfrecsam_hf.evaluation.report import read_rows, table
 from sfrecsam_hf.evaluation.summary import summarised
 from sfrecsam_hf.inference.checkpoints import load_checkpoint
+from sfrecsam_hf.inference.inputs import find_pictures
 from sfrecsam_hf.modeling.segmentation import segment
 
 SAMPLES = Path(__file__).resolve().parents[1] / "space" / "samples"
@@ -138,6 +139,8 @@ def test_the_command_writes_a_report(tiny_checkpoint, tmp_path, capsys):
     assert (tmp_path / "results.json").stat().st_size < 100_000
     for picture in ("worst.png", "reliability.png"):
         assert PIL.Image.open(tmp_path / picture).size[0] > 200
+    with pytest.raises(ValueError, match="2 were written by an earlier run"):
+        find_pictures([str(tmp_path)], tmp_path / "predictions")
     rows = read_rows(tmp_path / "per_image.csv")
     assert len(rows) == 12
     final = results["columns"]["auto"]["final"]["lesion"]["dice"]["mean"]

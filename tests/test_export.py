@@ -18,7 +18,7 @@ from sfrecsam_hf import segment
 from sfrecsam_hf.cli import main
 from sfrecsam_hf.inference.checkpoints import load_checkpoint
 from sfrecsam_hf.inference.export import ANSWER, GRAPHS, TOLERANCE, example_inputs, run_onnx, settled
-from sfrecsam_hf.modeling import scan_frame
+from sfrecsam_hf.modeling import scan_frame, tidying
 from sfrecsam_hf.modeling.frequency_fusion import FrequencyFilter
 from sfrecsam_hf.modeling.modeling_sfrecsam import SFRecSamModel
 
@@ -89,7 +89,8 @@ def test_image_files_are_segmented_without_torch(exported, tiny_checkpoint, tmp_
     taken_along.mkdir(parents=True)
     for package in (taken_along, taken_along.parent):
         (package / "__init__.py").touch()
-    shutil.copy(scan_frame.__file__, taken_along)
+    for module in (scan_frame, tidying):
+        shutil.copy(module.__file__, taken_along)
     scans = sorted(SAMPLES.glob("*[lr].png"))
     tall = tmp_path / "tall.png"
     PIL.Image.open(scans[0]).crop((40, 0, 160, 250)).save(tall)
@@ -101,7 +102,7 @@ def test_image_files_are_segmented_without_torch(exported, tiny_checkpoint, tmp_
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr
     assert "8 images, " in done.stdout.splitlines()[-1]
-    for image, found in zip(images, segment(*load_checkpoint(tiny_checkpoint), images, tidy=False), strict=True):
+    for image, found in zip(images, segment(*load_checkpoint(tiny_checkpoint), images), strict=True):
         mask = np.asarray(PIL.Image.open(tmp_path / "masks" / f"{image.stem}_mask.png"))
         assert mask.shape == found.mask.shape
         assert (mask != found.mask).mean() < 0.01

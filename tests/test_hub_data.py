@@ -11,6 +11,7 @@ from datasets import Dataset, DatasetDict
 
 from sfrecsam_hf import load_busi, load_folder
 from sfrecsam_hf.cli import main
+from sfrecsam_hf.data import hub as hub_data
 from sfrecsam_hf.data.hub import fetch_images
 from sfrecsam_hf.data.inspection import inspect
 from sfrecsam_hf.data.splits import load_split
@@ -95,10 +96,28 @@ def test_predict_takes_a_name(published, tiny_checkpoint, tmp_path, capsys):
     assert "org/nowhere is neither a folder nor a zip here" in capsys.readouterr().err
 
 
-def test_evaluate_takes_a_name(published, tiny_checkpoint, tmp_path):
+def test_evaluate_takes_a_name_and_streams(published, tiny_checkpoint, tmp_path, monkeypatch):
+    def streamed(name, streaming=False):
+        assert streaming
+        return datasets.load_dataset(name, streaming=True)
+
+    monkeypatch.setattr(hub_data, "load_dataset", streamed)
     options = ["--model", str(tiny_checkpoint), "--columns", "auto", "--samples", "1", "--output", str(tmp_path)]
     assert main(["evaluate", "--data", "org/in-parts", "--split", "val", *options]) == 0
     assert json.loads((tmp_path / "results.json").read_text())["images"] == 4
+
+
+def test_what_is_streamed_is_what_is_loaded(published):
+    loaded, streamed = (load_split("org/in-parts", "train", streaming=streaming) for streaming in (False, True))
+    for row, other in zip(loaded, streamed, strict=True):
+        assert row == other
+
+
+def test_two_rows_of_one_name_are_two_images(hub):
+    image = scan(40, 50, 3)[0]
+    features = datasets.Features({"image": datasets.Image(), "name": datasets.Value("string")})
+    Dataset.from_dict({"image": [image] * 2, "name": ["a", "a"]}, features=features).push_to_hub("org/twice")
+    assert len(list(fetch_images("org/twice").rglob("*.png"))) == 2
 
 
 def test_all_splits_of_a_folder_are_published(busi_folder, hub, tmp_path):

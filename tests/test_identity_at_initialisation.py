@@ -83,7 +83,7 @@ def test_masks_and_scores_equal_sams(pair, image, prompts, multimask):
     sam, extended = pair
     expected = sam(image, **prompts, multimask_output=multimask)
     got = extended(image, **prompts, multimask_output=multimask)
-    assert expected.pred_masks.std() > 0.05
+    assert expected.pred_masks.std() > 0.1
     for masks in (got.pred_masks, got.initial_masks):
         assert torch.allclose(masks, expected.pred_masks, atol=1e-4)
     assert torch.allclose(got.iou_scores, expected.iou_scores, atol=1e-4)

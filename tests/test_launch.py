@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate.commands.config.config_args import load_config_from_file
-from conftest import SAMPLES, TINY_PARTS, tiny_model
+from conftest import SAMPLES, WITHOUT_DROPOUT, short_run, tiny_model
 from safetensors.torch import load_file
 
-from sfrecsam_hf import SFRecSamModel, TrainingConfig
+from sfrecsam_hf import SFRecSamModel
 from sfrecsam_hf.cli import main
 
 FILES = Path(__file__).resolve().parents[1] / "examples" / "accelerate"
@@ -33,12 +33,8 @@ sys.exit(main(sys.argv[1:]))
 
 def settings(folder: Path, output: Path, **changes) -> Path:
     """Written beside the output; two processes of two images each see what one sees of four."""
-    dropout = {"vision_config": {**TINY_PARTS["vision_config"], "encoder_dropout": 0.0}, "sample_dropout": 0.0}
-    common = {"epochs": 1, "correction_epochs": 1, "mc_samples": 2, "ema_decay": 0.0, "tracker": None, "overlays": 0}
-    data = {"train": [str(folder)], "validation": [str(folder)], "output": str(output)}
-    common |= {"branch": "random", "overrides": {**TINY_PARTS, **dropout}}
-    chosen = {**data, **common, **changes}
-    TrainingConfig(**chosen).to_yaml(output.with_suffix(".yaml"))
+    config = short_run(folder, output, epochs=1, ema_decay=0.0, overrides=WITHOUT_DROPOUT, **changes)
+    config.to_yaml(output.with_suffix(".yaml"))
     return output.with_suffix(".yaml")
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import PIL.Image
 import PIL.ImageFilter
 import pytest
+import torch
 from conftest import scan
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -63,6 +64,13 @@ def test_every_label_is_lesion(labels, kind, seed):
     assert np.array_equal(read_mask(values), values > 0)
 
 
+@pytest.mark.parametrize("label", [2, 9])
+def test_a_label_that_is_a_line_or_a_dot_is_lesion(label):
+    values = SHAPE.astype(np.uint8) * label
+    values[2, 5:40] = values[55, 70] = 1
+    assert np.array_equal(read_mask(values), values > 0)
+
+
 @pytest.mark.parametrize("brightest", [255, 100])
 def test_soft_edges_are_cut_in_the_middle(brightest):
     large = PIL.Image.fromarray(np.kron(SHAPE, np.ones((4, 4))).astype(np.uint8) * brightest)
@@ -86,6 +94,10 @@ def test_a_mask_is_never_emptied_in_silence():
     with pytest.raises(ValueError, match=r"soft\.png has no pixel above 0\.5 and would be empty"):
         read_mask(soft, "soft.png")
     assert not read_mask(np.zeros((4, 5), np.uint8)).any()
+
+
+def test_a_mask_in_half_precision():
+    assert np.array_equal(read_mask(torch.tensor(SHAPE).bfloat16()), SHAPE)
 
 
 @pytest.mark.parametrize("value", [-1.0, np.nan, np.inf])

@@ -6,6 +6,8 @@ import json
 import os
 import re
 import shutil
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -127,6 +129,8 @@ def test_no_frame_of_several_is_dropped(run, scans):
     code, said = run(scans, "--output", scans / "out")
     assert code == 0
     assert names_of(scans / "out") == ["a"]
+    assert "clips are left out" not in said
+    assert "3 clips are left out of other formats" in run(scans, "--output", scans / "out", "--report")[1]
     for name in ("clip.gif", "clip.tif", "clip.webp"):
         assert re.search(rf"{re.escape(name)}: a lesion on \d of 2 frames", said)
 
@@ -186,6 +190,27 @@ def test_resume_does_again_what_differs(run, scans, redone, tiny_checkpoint, tmp
     assert rows_of(scans / "out") != before
 
 
+def test_resume_does_again_what_was_deleted(run, scans, redone):
+    run(scans, "--output", scans / "out")
+    (scans / "out" / "a_mask.png").unlink()
+    run(scans, "--output", scans / "out", "--resume")
+    assert redone == ["a", "a"]
+    assert (scans / "out" / "a_mask.png").is_file()
+
+
+def test_the_joined_file_holds_the_last_answers_only(run, scans, tmp_path):
+    def joined():
+        return [image["file_name"] for image in json.loads((out / "predictions_coco.json").read_text())["images"]]
+
+    out = tmp_path / "out"
+    shutil.copy(OTHER, scans / "predictions.png")
+    run(scans, "--output", out, "--format", "coco")
+    assert joined() == ["a.png", "predictions.png"]
+    run(scans / "a.png", "--output", out, "--mirror")
+    run(scans / "predictions.png", "--output", out, "--format", "coco")
+    assert joined() == ["predictions.png"]
+
+
 def test_a_moved_checkpoint_is_the_same_checkpoint(run, scans, redone, tiny_checkpoint, tmp_path):
     run(scans, "--output", scans / "out")
     run(scans, "--output", scans / "out", "--resume", model=shutil.copytree(tiny_checkpoint, tmp_path / "moved"))
@@ -242,6 +267,18 @@ def test_a_scan_of_which_the_frame_leaves_a_pixel(run, scans):
     assert code == 0 or "dot.png" in said
 
 
+def test_files_that_cannot_even_be_opened(run, scans):
+    header = b"IHDR" + struct.pack(">IIBBBBB", 30_000, 30_000, 8, 0, 0, 0, 0)
+    huge = struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header)) + b"\0\0\0\0IDAT"
+    (scans / "huge.png").write_bytes(b"\x89PNG\r\n\x1a\n" + huge)
+    syntax = b"\x02\x00\x10\x00UI\x14\x001.2.840.10008.1.2.1\x00"
+    (scans / "frames.dcm").write_bytes(b"\0" * 128 + b"DICM" + syntax + b"\x28\x00\x08\x00IS\x02\x00x ")
+    code, said = run(scans, "--output", scans / "out")
+    assert (code, names_of(scans / "out")) == (2, ["a"])
+    assert "huge.png is above Pillow's own bound" in said
+    assert "frames.dcm is DICOM without pixels" in said
+
+
 def test_an_image_whose_measuring_fails(run, scans, monkeypatch):
     shutil.copy(OTHER, scans / "b.png")
     measure = prediction.rows_of
@@ -271,6 +308,28 @@ def test_a_name_that_is_no_text(run, scans):
     assert code == 0
     assert names_of(scans / "out") == ["a", "caf\\xe9"]
     assert (scans / "out" / "caf\\xe9_mask.png").is_file()
+
+
+def test_a_name_that_a_spreadsheet_would_calculate(run, scans, monkeypatch):
+    monkeypatch.chdir(scans)
+    shutil.copy(SCAN, "=1+1.png")
+    assert run("=1+1.png", "--output", "out", "--format", "contours")[0] == 0
+    assert Path("out", "=1+1_mask.png").is_file()
+    for table in ("predictions.csv", "lesions.csv", "=1+1_contours.csv"):
+        cells = [cell for row in rows_of(Path("out"), table) for cell in row.values()]
+        assert cells
+        assert not any(cell.startswith("=") for cell in cells)
+
+
+@pytest.mark.parametrize("name", ["b\rc.png", "b\nc.png", "b\x1b[2Jc.png", "b\u2028c.png"])
+def test_a_name_that_breaks_lines(run, scans, name):
+    shutil.copy(SCAN, scans / name)
+    for flags in ([], ["--resume"]):
+        code, said = run(scans, "--output", scans / "out", *flags)
+        assert code == 0
+        assert "2 images segmented" in said
+        assert names_of(scans / "out") == ["a", name[:-4].encode("unicode_escape").decode()]
+    assert "2 of them by an earlier run" in said
 
 
 # The output

@@ -63,11 +63,25 @@ def test_prompts_reach_the_high_resolution_features(pixels):
     encoded = model.get_image_embeddings(pixels)
     prompts = [Prompts(points=click[:, 0], labels=torch.ones(2, 1)) for click in clicks]
     features = encoded.high_resolution_features
-    first, second = (model.prompt_fusion(features, encoded.image_embeddings, one, IMAGE_SIZE) for one in prompts)
+    evidence = features, encoded.pixels, encoded.image_embeddings
+    first, second = (model.prompt_fusion(*evidence, one, IMAGE_SIZE) for one in prompts)
     assert (first - second).abs().mean() > 0.01
     model.prompt_fusion.leave.weight.zero_()
     model.prompt_fusion.leave.bias.zero_()
-    assert torch.equal(model.prompt_fusion(features, encoded.image_embeddings, prompts[0], IMAGE_SIZE), features)
+    assert torch.equal(model.prompt_fusion(*evidence, prompts[0], IMAGE_SIZE), features)
+
+
+@torch.no_grad()
+def test_prompts_ask_of_the_pixels_what_the_features_have_missed(pixels):
+    model = tiny_model()
+    encoded = model.get_image_embeddings(pixels)
+    click = Prompts(points=torch.full((2, 1, 2), 30.0), labels=torch.ones(2, 1))
+    features, embeddings = encoded.high_resolution_features, encoded.image_embeddings
+    seen, dark = (
+        model.prompt_fusion(features, image, embeddings, click, IMAGE_SIZE)
+        for image in (encoded.pixels, torch.zeros_like(encoded.pixels))
+    )
+    assert (seen - dark).abs().mean() > 0.001
 
 
 @pytest.mark.parametrize(

@@ -190,7 +190,8 @@ def test_adapters_of_the_released_size_are_a_small_part(hub, tmp_path):
     assert same_weights(model, again)
     assert again.vision_encoder.pos_embed.shape == (1, 32, 32, 768)
     whole = sum(value.numel() for value in model.parameters())
-    assert 0 < sum(value.numel() for value in weights.values()) < 0.08 * whole
+    share = sum(value.numel() for value in weights.values()) / whole
+    assert 0.07 < share < 0.075  # 3 of it are the pretrained branch
 
 
 def test_a_whole_model_names_its_sam_too(extended, hub):

@@ -34,12 +34,14 @@ def test_the_command_writes_the_order_and_names_what_it_cannot_read(tiny_checkpo
     for path in SCANS.values():
         shutil.copy(path, scans)
     (scans / "broken.png").write_bytes(b"nothing")
+    shutil.copy(next(iter(SCANS.values())), scans / "broken_mask.png")
     command = ["rank", str(scans), "--model", str(tiny_checkpoint), "--output", str(scans / "order"), "--shown", "4"]
     for _ in range(2):  # the second run does not rank its own picture
         assert main(command) == 2
         said = capsys.readouterr()
         assert "broken.png" in said.err
         assert f"{len(SCANS)} scans ranked" in said.out
+        assert "1 files that are masks of other images" in said.out
     rows = list(csv.DictReader((scans / "order" / "ranking.csv").open()))
     assert sorted(row["image"] for row in rows) == sorted(SCANS)
     assert [row["rank"] for row in rows] == [str(place) for place in range(1, len(SCANS) + 1)]

@@ -91,6 +91,23 @@ def test_weights_that_a_file_lacks_are_initialised(tmp_path, fusion):
 
 
 @pytest.mark.usefixtures("nan_where_uninitialised")
+@torch.no_grad()
+def test_a_checkpoint_from_before_prompts_saw_the_pixels_answers_as_it_did(pixels, tmp_path):
+    model = tiny_model()
+    model.prompt_fusion.look.weight.zero_()
+    model.prompt_fusion.look.bias.zero_()
+    model.save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    save_file(
+        {name: value for name, value in weights.items() if "prompt_fusion.look" not in name},
+        tmp_path / "model.safetensors",
+        {"format": "pt"},
+    )
+    click = {"input_points": torch.full((2, 1, 1, 2), 30.0)}
+    again = SFRecSamModel.from_pretrained(tmp_path)
+    assert torch.equal(model(pixels, **click).pred_masks, again(pixels, **click).pred_masks)
+
+
 def test_a_model_built_from_its_configuration_is_finite():
     for name, value in SFRecSamModel(tiny_config()).state_dict().items():
         assert value.isfinite().all(), name

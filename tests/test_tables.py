@@ -53,6 +53,21 @@ def test_an_empty_table_has_no_rows(content):
     assert read_table("t.csv", content) == []
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"image,split\n" + b"x" * 200_000 + b",val\n",
+        b"\xff\xfei",
+        "image,split\na,val\n".encode("utf-16-le"),
+        "image,split\na,val\n".encode("utf-32"),
+        b'image,split\n"a,val\nb,val\n',
+    ],
+)
+def test_what_is_no_table_is_named(content):
+    with pytest.raises(ValueError, match=r"t\.csv is no table that can be read"):
+        read_table("t.csv", content)
+
+
 def test_a_cell_too_many_is_named():
     with pytest.raises(ValueError, match=r"t\.csv line 3 has 3 cells for 2 columns; put quotes around commas"):
         read_table("t.csv", b"image,split\na,train\nb,c,val\n")

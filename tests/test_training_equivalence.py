@@ -6,50 +6,28 @@ import shutil
 import socket
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import TINY_PARTS
+from conftest import WITHOUT_DROPOUT, short_run
 from safetensors.torch import load_file
 
 from sfrecsam_hf import TrainingConfig
 from sfrecsam_hf.training import trainer as training_module
 from sfrecsam_hf.training.trainer import train
 
-WITHOUT_DROPOUT = {
-    **TINY_PARTS,
-    "vision_config": {**TINY_PARTS["vision_config"], "encoder_dropout": 0.0},
-    "sample_dropout": 0.0,
-}
 # A tenth of what one step moves a weight. Adam magnifies rounding where a gradient is all but zero, and sums of
 # another order round otherwise, so that a few weights move further; a batch left out or weighted wrongly moves most.
 ROUNDING = 1e-4
 FEW = 0.005
 
 
-def settings(folder: Path, output: Path, **changes) -> TrainingConfig:
-    chosen = {
-        "train": [str(folder)],
-        "validation": [str(folder)],
-        "output": str(output),
-        "overrides": TINY_PARTS,
-        "branch": "random",
-        "epochs": 2,
-        "correction_epochs": 2,
-        "batch_size": 4,
-        "learning_rate": 1e-3,
-        "click_share": 0.3,
-        "box_share": 0.2,
-        "mc_samples": 2,
-        "tracker": None,
-        "overlays": 0,
-        # Where prompts lie and which of three masks is best are choices: with many a seed an untrained model is so
-        # undecided in one of them that rounding makes it, and what follows is another run. With this one no weight is
-        # further apart than 2e-5: with AVX2, AVX-512 and neither, with one thread and with two.
-        "seed": 3,
-    }
-    return TrainingConfig(**{**chosen, **changes})
+# Where prompts lie and which of three masks is best are choices: with many a seed an untrained model is so undecided
+# in one of them that rounding makes it, and what follows is another run. With this one no weight is further apart than
+# 2e-5: with AVX2, AVX-512 and neither, with one thread and with two.
+settings = partial(short_run, correction_epochs=2, learning_rate=1e-3, click_share=0.3, box_share=0.2, seed=3)
 
 
 def final_weights(output: Path) -> dict[str, torch.Tensor]:

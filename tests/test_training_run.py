@@ -1,6 +1,5 @@
 """A run leaves a checkpoint that loads, a history, pictures, and settings that repeat it; it may end at any moment."""
 
-import contextlib
 import json
 import os
 import signal
@@ -11,7 +10,7 @@ from pathlib import Path
 import PIL.Image
 import pytest
 import torch
-from conftest import SAMPLES, TINY_PARTS
+from conftest import SAMPLES, short_run
 from safetensors.torch import load_file
 
 from sfrecsam_hf import SFRecSamModel, SFRecSamProcessor, TrainingConfig
@@ -22,23 +21,6 @@ from sfrecsam_hf.training import validation
 from sfrecsam_hf.training.trainer import TrainingRun, train
 
 
-def settings(folder: Path, output: Path, **changes) -> TrainingConfig:
-    chosen = {
-        "train": [str(folder)],
-        "validation": [str(folder)],
-        "output": str(output),
-        "overrides": TINY_PARTS,
-        "branch": "random",
-        "epochs": 2,
-        "correction_epochs": 1,
-        "batch_size": 4,
-        "mc_samples": 2,
-        "tracker": None,
-        "overlays": 2,
-    }
-    return TrainingConfig(**{**chosen, **changes})
-
-
 def history(output: Path) -> list[dict]:
     return [json.loads(line) for line in (output / "history.jsonl").read_text().splitlines()]
 
@@ -46,7 +28,7 @@ def history(output: Path) -> list[dict]:
 @pytest.fixture(scope="module")
 def finished(busi_folder, tmp_path_factory) -> Path:
     output = tmp_path_factory.mktemp("runs") / "whole"
-    config = settings(busi_folder, output, tracker="tensorboard")
+    config = short_run(busi_folder, output, tracker="tensorboard", overlays=2)
     assert train(config) == output / "best"
     return output
 
@@ -99,13 +81,13 @@ def test_a_finished_run_is_not_overwritten(finished, capsys):
 
 def test_a_run_ends_early_when_it_no_longer_improves(busi_folder, tmp_path, monkeypatch):
     monkeypatch.setattr(validation, "overlap", lambda *masks: dict.fromkeys(("dice", "precision", "recall"), 0.5))
-    train(settings(busi_folder, tmp_path / "run", epochs=9, correction_epochs=0, patience=2, overlays=0))
+    train(short_run(busi_folder, tmp_path / "run", epochs=9, correction_epochs=0, patience=2))
     assert max(row["epoch"] for row in history(tmp_path / "run")) == 3
 
 
 def test_a_checkpoint_is_chosen_on_all_folders_together(busi_folder, tmp_path, capsys):
     chosen = {"train": [str(busi_folder)], "validation": [str(busi_folder), str(SAMPLES)], "overlays": 20}
-    run = TrainingRun(settings(busi_folder, tmp_path / "run", **chosen))
+    run = TrainingRun(short_run(busi_folder, tmp_path / "run", **chosen))
     # A folder that is given for one purpose alone and has no split is used as a whole.
     held_out = [set(load_split(busi_folder, "val")["name"]), set(load_split(SAMPLES, None)["name"])]
     assert all(held_out)
@@ -128,7 +110,7 @@ def test_validation_without_a_lesion_is_refused(busi_folder, tmp_path):
     validation_rows = [f"normal/normal ({n}).png,N{n},val" for n in range(1, 5)]
     splits.write_text("\n".join(["image,group,split", *train_rows, *validation_rows]))
     with pytest.raises(ValueError, match="no lesion"):
-        train(settings(busi_folder, tmp_path / "run", splits=str(splits)))
+        train(short_run(busi_folder, tmp_path / "run", splits=str(splits)))
     assert not (tmp_path / "run").exists()
 
 
@@ -155,7 +137,7 @@ main(["train", sys.argv[1]])
 
 def test_after_kill_9_best_loads_and_the_run_goes_on(busi_folder, tmp_path, capfd):
     output = tmp_path / "run"
-    settings(busi_folder, output, save_steps=1).to_yaml(tmp_path / "run.yaml")
+    short_run(busi_folder, output, save_steps=1).to_yaml(tmp_path / "run.yaml")
     done = subprocess.run(
         [sys.executable, "-c", DIES, str(tmp_path / "run.yaml"), "6"],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -175,7 +157,7 @@ def test_an_epoch_that_is_trained_again_is_told_once(busi_folder, tmp_path, monk
     class DiedError(Exception):
         pass
 
-    config = settings(busi_folder, tmp_path / "run", correction_epochs=0, overlays=0)
+    config = short_run(busi_folder, tmp_path / "run", correction_epochs=0)
     save_state = training_module.TrainingRun._save_state
 
     def dying(run, average):
@@ -189,33 +171,6 @@ def test_an_epoch_that_is_trained_again_is_told_once(busi_folder, tmp_path, monk
             train(config)
     train(config, resume=True)
     assert [row["epoch"] for row in history(tmp_path / "run")] == [1, 1, 2, 2]
-
-
-def test_best_loads_whenever_its_replacement_is_cut_off(busi_folder, tmp_path, monkeypatch):
-    """Every single step of replacing `best/` is made the last one."""
-
-    class CutOffError(Exception):
-        pass
-
-    config = settings(busi_folder, tmp_path / "run", epochs=1, correction_epochs=0, overlays=0)
-    train(config)
-    run = training_module.TrainingRun(config, resume=True)
-    replace = Path.replace
-    for cut in range(4):
-        moved = []
-
-        def cutting(path, target, moved=moved, cut=cut):
-            if len(moved) == cut:
-                raise CutOffError
-            moved.append(path)
-            return replace(path, target)
-
-        with monkeypatch.context() as patched:
-            patched.setattr(Path, "replace", cutting)
-            with contextlib.suppress(CutOffError):
-                run.checkpoints.save_best(run.model, run.processor)
-        SFRecSamModel.from_pretrained(tmp_path / "run" / "best")
-        SFRecSamProcessor.from_pretrained(tmp_path / "run" / "best")
 
 
 def test_the_summary_tells_what_the_run_was_and_cost_without_its_paths(finished, busi_folder):
@@ -237,7 +192,7 @@ def test_the_summary_tells_what_the_run_was_and_cost_without_its_paths(finished,
 
 def test_a_run_that_goes_on_from_another_keeps_its_summary(finished, busi_folder, tmp_path):
     changes = {"model": str(finished / "best"), "overrides": {}, "epochs": 1, "correction_epochs": 0}
-    train(settings(busi_folder, tmp_path / "next", **changes))
+    train(short_run(busi_folder, tmp_path / "next", **changes))
     summary = json.loads((tmp_path / "next" / "best" / "training_summary.json").read_text())
     assert summary["before"] == json.loads((finished / "best" / "training_summary.json").read_text())
     assert summary["start"] == "best"
@@ -254,7 +209,7 @@ def test_an_interrupted_run_has_a_summary_too(busi_folder, tmp_path, monkeypatch
 
     monkeypatch.setattr(TrainingRun, "_validate", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        train(settings(busi_folder, tmp_path / "run"))
+        train(short_run(busi_folder, tmp_path / "run"))
     summary = json.loads((tmp_path / "run" / "best" / "training_summary.json").read_text())
     assert [(stage["stage"], stage["epochs"]) for stage in summary["stages"]] == [(1, 1)]
     trained = next(row for row in history(tmp_path / "run") if "time/total" in row)["time/total"]

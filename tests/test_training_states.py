@@ -3,37 +3,22 @@
 import json
 import resource
 import shutil
+from functools import partial
 from pathlib import Path
 
 import PIL.Image
 import pytest
-from conftest import TINY_PARTS
+from conftest import short_run
 
-from sfrecsam_hf import TrainingConfig
 from sfrecsam_hf.cli import main
 from sfrecsam_hf.training import trainer, validation
 from sfrecsam_hf.training.checkpointing import saved_state
 from sfrecsam_hf.training.trainer import TrainingRun, train
 
-
-def settings(folder: Path, output: Path, **changes) -> TrainingConfig:
-    chosen = {
-        "train": [str(folder)],
-        "validation": [str(folder)],
-        "output": str(output),
-        "overrides": TINY_PARTS,
-        "branch": "random",
-        "epochs": 1,
-        "correction_epochs": 2,
-        "batch_size": 4,
-        "click_share": 0.0,
-        "box_share": 0.3,
-        "mc_samples": 1,
-        "save_steps": 6,  # one state in the middle of the last epoch, and none in stage 2 before its first best model
-        "tracker": None,
-        "overlays": 0,
-    }
-    return TrainingConfig(**{**chosen, **changes})
+# One state in the middle of the last epoch, and none in stage 2 before its first best model.
+settings = partial(
+    short_run, epochs=1, correction_epochs=2, click_share=0.0, box_share=0.3, mc_samples=1, save_steps=6
+)
 
 
 def outcome(output: Path) -> dict:

@@ -1,6 +1,7 @@
 """Works with what users have: `Trainer`, LoRA of `peft`, `device_map="auto"`, `torch.compile` and `dtype`."""
 
 import dataclasses
+import re
 import runpy
 import sys
 from pathlib import Path
@@ -94,6 +95,13 @@ def test_lora_learns(pixels, tiny_checkpoint):
     assert all("lora_" in name for name in with_gradient)
 
 
+def test_the_documented_lines_run(monkeypatch):
+    monkeypatch.chdir(EXAMPLE.parents[1])
+    ran: dict = {}
+    exec(re.search(r"```python\n(.*?)```", (EXAMPLE.parent / "README.md").read_text(), flags=re.DOTALL)[1], ran)
+    assert ran["model"].dtype == torch.bfloat16
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @torch.no_grad()
 def test_the_device_map_and_the_number_format_are_free(pixels, tiny_checkpoint, dtype):
@@ -101,7 +109,7 @@ def test_the_device_map_and_the_number_format_are_free(pixels, tiny_checkpoint, 
     model = SFRecSamModel.from_pretrained(tiny_checkpoint, device_map="auto", dtype=dtype)
     assert {parameter.dtype for parameter in model.parameters()} == {dtype}
     found = model(pixels.to(model.device, dtype)).pred_masks
-    assert (found.float() > 0).eq(expected > 0).float().mean() > (0.95 if dtype == torch.bfloat16 else 0.9999)
+    assert (found.float() > 0).eq(expected > 0).float().mean() > (0.97 if dtype == torch.bfloat16 else 0.9999)
 
 
 @torch.no_grad()

@@ -1,7 +1,7 @@
 """Masks that are no pictures: COCO polygons and run lengths, and DICOM segmentations."""
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
@@ -56,19 +56,18 @@ class CocoMask:
     outlines: list[Any]
 
     def read(self, height: int, width: int) -> np.ndarray:
-        from pycocotools import mask as coco
-
-        height, width = self.size or (height, width)
+        if self.size is not None and self.size != (height, width):
+            raise ValueError(
+                f"{self.whole} is drawn on {self.size[1]}x{self.size[0]} pixels but its image is {width}x{height}; "
+                "export both at the same size."
+            )
         joined = np.zeros((height, width), dtype=bool)
         for outline in self.outlines:
             try:
-                lengths = _checked(outline, height, width)
-                if not isinstance(lengths, dict) or isinstance(lengths["counts"], list):
-                    lengths = coco.frPyObjects(lengths, height, width)
-                decoded = coco.decode(coco.merge(lengths) if isinstance(lengths, list) else lengths)
-            except Exception as error:  # pycocotools raises whatever comes
+                polygons = isinstance(outline, list)
+                joined |= _filled(outline, height, width) if polygons else _unpacked(outline, height, width)
+            except Exception as error:  # a damaged file fails in many ways
                 raise ValueError(f"{self.whole} has an outline that cannot be read ({error}); correct it.") from error
-            joined |= decoded.astype(bool)
         return joined
 
 
@@ -133,35 +132,50 @@ def _coco(file: File) -> dict | None:
     """The content of a COCO file; None for any other JSON."""
     try:
         content = json.loads(file.read_bytes())
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     known = isinstance(content, dict) and all(isinstance(content.get(key), list) for key in ("images", "annotations"))
     return content if known else None
 
 
 def _read_coco(file: File, content: dict, images: list[PurePosixPath], drawn: Drawn) -> None:
+    """Images and annotations are matched by their numbers as text, since some programs write these as text."""
     try:
         categories = {entry["id"]: str(entry["name"]).lower() for entry in content.get("categories", [])}
-        outlines: dict[Any, list] = defaultdict(list)
-        called: dict[Any, set[str]] = defaultdict(set)
+        outlines: dict[str, list] = defaultdict(list)
+        called: dict[str, set[str]] = defaultdict(set)
         for annotation in content["annotations"]:
-            outlines[annotation["image_id"]].append(annotation.get("segmentation"))
-            called[annotation["image_id"]].add(categories.get(annotation.get("category_id"), ""))
-        entries = [(entry["id"], str(entry["file_name"]), entry) for entry in content["images"]]
-    except (KeyError, TypeError) as error:
+            number = str(annotation["image_id"])
+            outlines[number].append(annotation.get("segmentation"))
+            called[number].add(categories.get(annotation.get("category_id"), ""))
+        entries = [(str(entry["id"]), str(entry["file_name"]), _size(entry)) for entry in content["images"]]
+    except KeyError as error:
         raise ValueError(f"{file.whole} is no complete COCO file: {error} is missing.") from error
+    except (TypeError, AttributeError, ValueError, OverflowError) as error:
+        raise ValueError(f"{file.whole} is no COCO file that can be read ({error}); correct it.") from error
+    counted = Counter(number for number, _, _ in entries)
+    if twice := [number for number, count in counted.items() if count > 1]:
+        raise ValueError(f"{file.whole} has {counted[twice[0]]} images of the number {twice[0]}; number them anew.")
+    if lost := [number for number in outlines if number not in counted]:
+        drawn.unused.append(
+            f"{sum(len(outlines[number]) for number in lost)} annotations of {file.whole} belong to no image in it, "
+            f"first of image {lost[0]}"
+        )
     strangers = []
-    for number, name, entry in entries:
+    for number, name, size in entries:
         place = _place(file, name, images)
         if place is None:
             strangers.append(name)
             continue
-        size = (int(entry["height"]), int(entry["width"])) if entry.get("height") and entry.get("width") else None
         drawn.masks[place].append(CocoMask(f"{file.whole}, image {name}", size, outlines[number]))
         if len(called[number]) == 1:
             drawn.labels[place] = next(iter(called[number]))
     if strangers:
         drawn.unused.append(f"{len(strangers)} images of {file.whole} are not here, first {strangers[0]}")
+
+
+def _size(entry: dict) -> tuple[int, int] | None:
+    return (int(entry["height"]), int(entry["width"])) if entry.get("height") and entry.get("width") else None
 
 
 def _place(file: File, name: str, images: list[PurePosixPath]) -> PurePosixPath | None:
@@ -177,20 +191,49 @@ def _place(file: File, name: str, images: list[PurePosixPath]) -> PurePosixPath 
     return found[0] if found else None
 
 
-def _checked(outline: Any, height: int, width: int) -> Any:
-    """Refuses what pycocotools would take for something else."""
-    if isinstance(outline, list) and outline:
-        if not all(isinstance(polygon, list) and len(polygon) >= 6 and len(polygon) % 2 == 0 for polygon in outline):
-            raise ValueError("a polygon needs three points or more")
-        if not np.isfinite([float(value) for polygon in outline for value in polygon]).all():
-            raise ValueError("a polygon has points that are no numbers")
-        return outline
-    if isinstance(outline, dict) and list(outline.get("size", [])) == [height, width]:
-        counts = outline.get("counts")
-        if isinstance(counts, list) and sum(counts) != height * width:
-            raise ValueError("its run lengths do not add up to its size")
-        return outline
-    raise ValueError("it is neither a polygon nor run lengths of the image's size")
+def _filled(polygons: list, height: int, width: int) -> np.ndarray:
+    """The inside of polygons; what pycocotools would crash at, or draw nowhere, is refused."""
+    from pycocotools import mask as coco
+
+    if not polygons or not all(
+        isinstance(polygon, list) and len(polygon) >= 6 and len(polygon) % 2 == 0 for polygon in polygons
+    ):
+        raise ValueError("a polygon needs three points or more")
+    values = np.array([float(value) for polygon in polygons for value in polygon])
+    if not np.isfinite(values).all():
+        raise ValueError("a polygon has points that are no numbers")
+    if np.abs(values).max() > 2 * max(height, width):
+        raise ValueError("a polygon reaches far outside its image")
+    filled = coco.decode(coco.merge(coco.frPyObjects(polygons, height, width))).astype(bool)
+    if not filled.any():
+        raise ValueError("its polygons hold no pixel of the image")
+    return filled
+
+
+def _unpacked(lengths: Any, height: int, width: int) -> np.ndarray:
+    """The mask of run lengths, down the columns and first of what is outside; a list, or COCO's text for one."""
+    if not isinstance(lengths, dict) or list(lengths.get("size", [])) != [height, width]:
+        raise ValueError("it is neither a polygon nor run lengths of the image's size")
+    counts = lengths["counts"]
+    counts = counts if isinstance(counts, list) else _decompressed(counts)
+    if not all(isinstance(count, int) and count >= 0 for count in counts) or sum(counts) != height * width:
+        raise ValueError("its run lengths do not add up to its size")
+    return np.repeat(np.arange(len(counts)) % 2 == 1, counts).reshape(width, height).T
+
+
+def _decompressed(text: str) -> list[int]:
+    """Run lengths out of COCO's text: five bits a letter; from the fourth on the difference to the last but one."""
+    counts: list[int] = []
+    letters = iter(text.encode())
+    for letter in letters:
+        value, bits = (letter - 48) & 31, 5
+        while letter - 48 & 32:
+            letter = next(letters, 0)  # where the text ends too early, the sum tells
+            value |= ((letter - 48) & 31) << bits
+            bits += 5
+        value -= (letter - 48 & 16) << (bits - 4)  # its last bit is the sign
+        counts.append(value + counts[-2] if len(counts) > 2 else value)
+    return counts
 
 
 def _header(file: File) -> Any:

@@ -12,7 +12,7 @@ from pathlib import Path
 import PIL.Image
 import PIL.ImageSequence
 
-from ..modeling.image_reading import EXTENSIONS, read_rgb
+from ..modeling.image_reading import EXTENSIONS, check_size, read_rgb
 from .dicom import Calibration, as_shown, calibration_of, is_dicom
 
 VIDEO = frozenset({".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".wmv", ".mpg", ".mpeg"})
@@ -57,18 +57,22 @@ class Clip:
 
 
 def is_clip(path: str | Path) -> bool:
-    """Whether a file holds more than one frame. A folder is a clip only where the caller says so."""
+    """
+    Whether a file holds more than one frame. A folder is a clip only where the caller says so.
+
+    What is wrong with a file that cannot be opened is said where it is read.
+    """
     path = Path(path)
     if not path.is_file():
         return False
     if path.suffix.lower() in VIDEO:
         return True
-    if is_dicom(path):
-        return _dicom_frames(path) > 1
     try:
+        if is_dicom(path):
+            return _dicom_frames(path) > 1
         with PIL.Image.open(path) as image:
             return getattr(image, "n_frames", 1) > 1
-    except (OSError, SyntaxError, ValueError):
+    except Exception:
         return False
 
 
@@ -112,9 +116,10 @@ def _parts(name: str) -> list[str]:
 def _picture(path: Path) -> Clip:
     try:
         with PIL.Image.open(path) as image:
+            check_size(image.size, str(path))
             image.load()  # before it, WebP does not tell how long a frame lasts
             frames, milliseconds = getattr(image, "n_frames", 1), image.info.get("duration") or 1000 / RATE
-    except (OSError, SyntaxError, ValueError) as error:
+    except (OSError, SyntaxError) as error:
         raise ValueError(f"{path} is not a clip that Pillow can read; export it as GIF, MP4 or DICOM.") from error
 
     def reader(start: int) -> Iterator[PIL.Image.Image]:
@@ -144,6 +149,7 @@ def _dicom(path: Path) -> Clip:
 
     frames = _dicom_frames(path)
     header = dcmread(path, stop_before_pixels=True)
+    check_size((int(header.Columns), int(header.Rows)), str(path))
     milliseconds = float(header.get("FrameTime") or 1000 / float(header.get("CineRate") or RATE))
 
     def reader(start: int) -> Iterator[PIL.Image.Image]:

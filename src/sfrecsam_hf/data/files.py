@@ -50,7 +50,7 @@ class File:
         """
         try:
             return self.source.read_bytes()
-        except (OSError, RuntimeError, NotImplementedError, zipfile.BadZipFile) as error:  # as encrypted zips raise
+        except Exception as error:  # an encrypted or damaged zip fails in many ways
             raise ValueError(f"{self.whole} cannot be read: {error}.") from error
 
     def open(self) -> BinaryIO:
@@ -96,7 +96,10 @@ def files_of(source: str | Path) -> list[File]:
     if path.is_dir():
         found = list(_in_folder(path))
     elif path.is_file() and zipfile.is_zipfile(path):
-        found = list(_in_zip(path))
+        try:
+            found = list(_in_zip(path))
+        except Exception as error:  # of its table of contents
+            raise ValueError(f"{source} is a damaged or truncated zip; fetch it again.") from error
     elif path.is_file() and path.suffix.lower() == ".zip":
         raise ValueError(f"{source} is a damaged or truncated zip; fetch it again.")
     elif path.is_file():

@@ -11,7 +11,7 @@ from huggingface_hub.constants import HF_HOME
 from huggingface_hub.errors import HTTPError, OfflineModeIsEnabled
 
 from ..modeling.image_reading import EXTENSIONS
-from .files import File
+from .files import File, Readable
 from .layouts import LABELS, Found, Sample, recognise
 from .tables import split_name
 
@@ -43,7 +43,7 @@ class Cell:
             return file.read()
 
 
-def recognise_hub(name: str) -> Found:
+def recognise_hub(name: str, streaming: bool = False) -> Found:
     """
     The images of a data set on the Hub with their masks, unread.
 
@@ -51,12 +51,14 @@ def recognise_hub(name: str) -> Found:
 
     Args:
         name (`str`): Such as `"org/my-scans"`.
+        streaming (`bool`): Write the images of one row after the other below the Hub's cache, in place of all of it
+            as one table.
 
     Raises:
         FileNotFoundError: There is no such data set, or it cannot be reached.
         ValueError: It holds no images with masks.
     """
-    parts = _loaded(name)
+    parts = _loaded(name, streaming)
     features = next(iter(parts.values())).features
     image, mask = _image_column(features, IMAGE_COLUMNS), _image_column(features, MASK_COLUMNS)
     if image is None or mask is None:
@@ -64,15 +66,20 @@ def recognise_hub(name: str) -> Found:
     found = Found(name, "Hub data set", [])
     for split, part in parts.items():
         part = part.cast_column(image, Image(decode=False)).cast_column(mask, Image(decode=False))
-        plain = part.select_columns([column for column in part.column_names if column not in (image, mask)])
-        for number in range(len(part)):
-            row = plain[number] if plain.column_names else {}
+        plain = [column for column in features if column not in (image, mask)]
+        rows = part if streaming else (part.select_columns(plain) if plain else [{}] * len(part))
+        for number, row in enumerate(rows):
             shown = str(_value(row, NAME_COLUMNS) or f"{split} {number}")
             place = PurePosixPath(split, f"{shown}.png")
-            files = [
-                File(place, Cell(part, number, column, f"{shown} {column}"), f"{name}, {shown}, {column}")
-                for column in (image, mask)
-            ]
+            files = []
+            for column in (image, mask):
+                source: Readable = Cell(part, number, column, f"{shown} {column}")
+                if streaming:
+                    if row[column] is None:
+                        raise ValueError(f"{name}, {shown}, {column} is empty.")
+                    source = _folder(name) / column / split / f"{number}.png"
+                    _write(source, row[column]["bytes"])
+                files.append(File(place, source, f"{name}, {shown}, {column}"))
             found.samples.append(
                 Sample(
                     image=files[0],
@@ -99,8 +106,8 @@ def fetch_images(name: str) -> Path:
         FileNotFoundError: There is no such data set, or it cannot be reached.
         ValueError: It has no column of images.
     """
-    folder = Path(HF_HOME) / "sfrecsam" / name.replace("/", "--")
-    parts = _loaded(name, streaming=True)
+    folder = _folder(name)
+    parts, fetched = _loaded(name, streaming=True), set()
     for split, rows in parts.items():
         image = _image_column(rows.features, IMAGE_COLUMNS)
         if image is None:
@@ -111,11 +118,23 @@ def fetch_images(name: str) -> Path:
             shown = str(_value(row, NAME_COLUMNS) or f"{split} {number}")
             path = folder.joinpath(split if len(parts) > 1 else "", *_safe(shown))
             path = path if path.suffix.lower() in EXTENSIONS else path.with_name(f"{path.name}.png")
-            content = row[image]["bytes"]
-            if content is not None and not (path.is_file() and path.stat().st_size == len(content)):
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(content)
+            if path in fetched:  # two rows of one name
+                path = path.with_name(f"{path.stem} {number}{path.suffix}")
+            if row[image] is not None:
+                fetched.add(path)
+                _write(path, row[image]["bytes"])
     return folder
+
+
+def _folder(name: str) -> Path:
+    return Path(HF_HOME) / "sfrecsam" / name.replace("/", "--")
+
+
+def _write(path: Path, content: bytes) -> None:
+    """An image as it is stored, unless its file is there from an earlier time."""
+    if not (path.is_file() and path.read_bytes() == content):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
 
 
 def _safe(name: str) -> list[str]:

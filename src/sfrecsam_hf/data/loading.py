@@ -97,13 +97,15 @@ def load_folder(
     return to_dataset(found, of_split(found, split))
 
 
-def find(source: str | Path, quiet: bool = False) -> Found:
+def find(source: str | Path, quiet: bool = False, streaming: bool = False) -> Found:
     """
     The images of a folder, zip or Hub data set, unread. What is not used is logged.
 
     Args:
         source (`str`): Folder, zip or Hub name.
         quiet (`bool`): Log nothing.
+        streaming (`bool`): Of a Hub data set, write the images of one row after the other into files, in place of all
+            of it as one table.
 
     Raises:
         FileNotFoundError: There is no such source.
@@ -112,7 +114,7 @@ def find(source: str | Path, quiet: bool = False) -> Found:
     if is_hub_name(source):
         from .hub import recognise_hub
 
-        found = recognise_hub(str(source))
+        found = recognise_hub(str(source), streaming)
     else:
         found = recognise(str(source))
     if found.unused and not quiet:

@@ -80,7 +80,12 @@ def resolve(
 
 
 def load_split(
-    source: str | Path, split: str | None, splits: str | Path | None = None, *, without: str | Path | None = None
+    source: str | Path,
+    split: str | None,
+    splits: str | Path | None = None,
+    *,
+    without: str | Path | None = None,
+    streaming: bool = False,
 ) -> Dataset:
     """
     One split of one data set, decided as in [`resolve`]: it does not depend on a training run or its seed.
@@ -89,18 +94,24 @@ def load_split(
         source (`str`): Folder, zip or Hub name.
         split (`str`, *optional*): `"train"`, `"val"` or `"test"`; all images if not given.
         splits, without: As for [`resolve`].
+        streaming (`bool`): As for [`~sfrecsam_hf.data.loading.find`].
 
     Raises:
         FileNotFoundError, ValueError: As for [`~sfrecsam_hf.load_folder`].
     """
-    return load_splits([source], split, splits, without=without)[0]
+    return load_splits([source], split, splits, without=without, streaming=streaming)[0]
 
 
 def load_splits(
-    sources: list, split: str | None, splits: str | Path | None = None, *, without: str | Path | None = None
+    sources: list,
+    split: str | None,
+    splits: str | Path | None = None,
+    *,
+    without: str | Path | None = None,
+    streaming: bool = False,
 ) -> list[Dataset]:
     """The same of several data sets."""
-    found = [find(source) for source in sources]
+    found = [find(source, streaming=streaming) for source in sources]
     _apply(found, splits, without)
     for entry in found if split is not None else []:
         _ensure_split(entry)

@@ -55,12 +55,18 @@ def read_table(name: str, content: bytes) -> list[Row]:
             commas, semicolons, tabs or bars.
 
     Raises:
-        ValueError: A row has more cells than the first line.
+        ValueError: It is no text or no table, or a row has more cells than the first line.
     """
-    text = _decoded(content)
+    try:
+        return _rows(name, _decoded(content))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{name} is no table that can be read ({error}); save it as CSV in UTF-8.") from error
+
+
+def _rows(name: str, text: str) -> list[Row]:
     heading = text.lstrip().splitlines()[:1]
     separator = max(",;\t|", key=heading[0].count) if heading else ","
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     rows: list[Row] = []
     columns: list[str] | None = None
     for cells in reader:
@@ -109,6 +115,13 @@ def open_table(path: str | Path, needed: tuple[str, ...]) -> list[Row]:
 
 
 def _decoded(content: bytes) -> str:
+    text = _as_text(content)
+    if "\0" in text:
+        raise csv.Error("it holds NUL, as UTF-32 and UTF-16 without a byte-order mark do")
+    return text
+
+
+def _as_text(content: bytes) -> str:
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
         return content.decode("utf-16")
     try:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
+from ..inference.inputs import WRITER, signed
 from ..inference.visualization import outline_sheet
 from ..modeling.segmentation import Segmentation
 from .measured import METRICS
@@ -142,7 +143,7 @@ def draw_worst(
         for row in results["worst"]
     ]
     with _one_sentence(path.parent):
-        outline_sheet(list(images["image"]), masks, truths, captions).save(path)
+        outline_sheet(list(images["image"]), masks, truths, captions).save(path, pnginfo=signed())
 
 
 def draw_reliability(path: Path, results: dict[str, Any]) -> None:
@@ -159,4 +160,4 @@ def draw_reliability(path: Path, results: dict[str, Any]) -> None:
             axis.plot(*zip(*points, strict=True), marker="o", markersize=3, label=name)
         axis.set(title=column, xlabel="predicted lesion probability", ylabel="lesion frequency")
         axis.legend()
-    figure.savefig(path, dpi=120)
+    figure.savefig(path, dpi=120, metadata={"Software": WRITER})

@@ -38,7 +38,7 @@ def load_checkpoint(
     logging.disable_progress_bar()  # of a fraction of a second
     try:
         model = SFRecSamModel.from_pretrained(source, dtype="auto" if dtype == "auto" else getattr(torch, dtype))
-        processor = SFRecSamProcessor(SFRecSamImageProcessor.from_pretrained(source))
+        processor = _processor(source)
     except OSError as error:
         raise FileNotFoundError(f"The checkpoint {source} cannot be read: {' '.join(str(error).split())}") from error
     finally:
@@ -51,6 +51,16 @@ def load_checkpoint(
             f"takes {expected}; fetch or save the checkpoint again."
         )
     return model.to(place).eval(), processor
+
+
+def _processor(source: str) -> SFRecSamProcessor:
+    try:
+        return SFRecSamProcessor(SFRecSamImageProcessor.from_pretrained(source))
+    except (TypeError, AttributeError, KeyError, ValueError) as error:
+        raise ValueError(
+            f"processor_config.json of {source} is damaged or of another version ({error}); fetch or save the "
+            "checkpoint again."
+        ) from error
 
 
 def _device(name: str | None) -> torch.device:

@@ -116,9 +116,9 @@ class _Encoded:
 
     @torch.inference_mode()
     def __init__(self, model: SFRecSamModel, processor: Any, frames: list[PIL.Image.Image]):
-        self.model, self.processor, self.frames = model, processor, frames
+        self.model, self.processor = model, processor
         inputs = processor.image_processor(frames, return_tensors="pt")
-        self.sizes, self.boxes = inputs["original_sizes"], inputs["scan_boxes"]
+        self.sizes, self.boxes, self.text = (inputs[name] for name in ("original_sizes", "scan_boxes", "text"))
         self.embeddings = model.get_image_embeddings(
             inputs["pixel_values"].to(model.device, model.dtype), inputs["reshaped_input_sizes"].to(model.device)
         )
@@ -134,9 +134,9 @@ class _Encoded:
         )
         mapped = {name: torch.as_tensor(value, device=self.model.device) for name, value in mapped.items()}
         embeddings = self.embeddings.repeat(chosen.to(self.model.device))
-        outputs = self.model(image_embeddings=embeddings, scan_boxes=boxes, **mapped, **options)
-        pictures = [self.frames[index] for index in indices]
-        return segmentations(outputs, sizes.tolist(), self.processor.image_processor, pictures)
+        given = {"scan_boxes": boxes, "text": self.text[chosen], **mapped}
+        outputs = self.model(image_embeddings=embeddings, **given, **options)
+        return segmentations(outputs, sizes.tolist(), self.processor.image_processor)
 
 
 def _followed(

@@ -12,10 +12,9 @@ from typing import Any
 
 import numpy as np
 import PIL.Image
-from PIL.PngImagePlugin import PngInfo
 
 from .answers import Answer
-from .inputs import WRITER
+from .inputs import WRITER, signed
 from .outlines import outlines
 from .visualization import LABEL_COLOURS
 from .writing import replacing
@@ -113,9 +112,8 @@ def _runs(mask: np.ndarray) -> dict[str, list[int]]:
 def _labelled_png(answer: Answer) -> dict[str, bytes]:
     picture = PIL.Image.fromarray(answer.labels()).convert("P")
     picture.putpalette([channel for colour in LABEL_COLOURS for channel in colour])
-    written_by, content = PngInfo(), io.BytesIO()
-    written_by.add_text("Software", WRITER)
-    picture.save(content, format="PNG", pnginfo=written_by)
+    content = io.BytesIO()
+    picture.save(content, format="PNG", pnginfo=signed())
     return {"_labels.png": content.getvalue()}
 
 

@@ -8,8 +8,8 @@ import PIL.Image
 import PIL.ImageDraw
 from scipy import ndimage
 
-from ..modeling.lesions import components
 from ..modeling.segmentation import Segmentation
+from ..modeling.tidying import components
 
 BOX_MARGIN = 0.1  # of the box's sides: how far an answer may reach beyond a box drawn by hand
 MAPS = ("probability", "initial_probability", "final_probability", "uncertainty")

@@ -1,12 +1,14 @@
 """Which files `predict` segments: the scans among files, folders and globs, and what it leaves out and why."""
 
 import os
+import re
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path, PurePosixPath
 
 import PIL.Image
+from PIL.PngImagePlugin import PngInfo
 
 from ..data.clips import VIDEO, written_by
 from ..data.dicom import is_dicom, is_segmentation
@@ -14,8 +16,11 @@ from ..data.files import File, files_of, is_hub_name
 from ..data.pairing import masks_among
 from ..modeling.image_reading import EXTENSIONS
 
+FORMULAS = ("=", "+", "-", "@")  # with which a spreadsheet takes a cell for one
+OWN = "predictions"  # with which the names of the files of a whole run begin
 WRITER = "sfrecsam predict"  # in the PNG, TIFF, MP4 and DICOM files that a run writes
 TIFF_SOFTWARE = 305  # the tag that names it
+CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")  # would break lines of a table or steer a terminal
 BELOW_OUTPUT = "lie below --output"
 WRITTEN = "were written by an earlier run"
 MASK = "are masks of other images"
@@ -98,8 +103,17 @@ def find_pictures(inputs: list[str], output: str | Path) -> Inputs:
 
 
 def shown(path: str | Path) -> str:
-    """A path that can be printed and written as UTF-8, whatever its bytes are."""
-    return os.fsencode(path).decode(errors="backslashreplace")
+    """A path that can be printed, and written into a cell of a table in UTF-8, whatever its bytes are."""
+    text = os.fsencode(path).decode(errors="backslashreplace")
+    text = CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+    return f"./{text}" if text.startswith(FORMULAS) else text
+
+
+def signed() -> PngInfo:
+    """What a PNG file tells of who wrote it, so that no later run takes it for a scan."""
+    written_by = PngInfo()
+    written_by.add_text("Software", WRITER)
+    return written_by
 
 
 def _members(entry: str) -> list[File]:
@@ -198,8 +212,8 @@ def _nothing_to_do(inputs: list[str], found: Inputs) -> None:
 
 
 def _named(scans: list[tuple[Path, Path]]) -> list[Picture]:
-    """Names without suffix where they are unique without it."""
-    stems = Counter(relative.with_suffix("") for _, relative in scans)
+    """Names without suffix where they are unique without it, and not that of the run's own files."""
+    stems = Counter([Path(OWN), *(relative.with_suffix("") for _, relative in scans)])
     pictures = [
         Picture(path, shown(relative if stems[relative.with_suffix("")] > 1 else relative.with_suffix("")))
         for path, relative in scans

@@ -13,7 +13,6 @@ import numpy as np
 import PIL.Image
 from accelerate import PartialState
 from accelerate.utils import gather_object
-from PIL.PngImagePlugin import PngInfo
 from torch.accelerator import is_available
 from tqdm import tqdm
 
@@ -24,7 +23,7 @@ from ..modeling.modeling_sfrecsam import SFRecSamModel
 from ..modeling.segmentation import Segmentation, segment_batch
 from .formats import Answer, check, encoded, joined_coco
 from .identity import checkpoint_hash, content_hash
-from .inputs import WRITER, Picture, find_pictures, shown
+from .inputs import OWN, Picture, find_pictures, shown, signed
 from .predict_clip import ClipReport, predict_clip
 from .report import write_report
 from .tables import REMEMBERED, Part, Row, Tables, rows_of
@@ -32,6 +31,7 @@ from .visualization import ADDED, CONTOUR, REMOVED, VIRIDIS, answer_picture, cor
 from .writing import in_words, is_full, replacing
 
 UNCERTAINTY = {"1 bit": VIRIDIS[8], "0.5 bit": VIRIDIS[4], "0.25 bit": VIRIDIS[2]}
+KINDS = ("mask", "overlay", "uncertainty", "corrections")
 Spacing = tuple[float, float] | None
 PATIENCE = timedelta(days=7)  # a process that has done its share waits for the others
 
@@ -125,7 +125,7 @@ def predict(
         if state.is_main_process:
             Tables.read(output).write(output)
         state.wait_for_everyone()
-        finished = _finished(Tables.read(output), stills, asked) if resume else set()
+        finished = _finished(output, stills, asked) if resume else set()
         left = [picture for picture in stills if picture.name not in finished]
         mine = left[state.process_index :: state.num_processes]
         run.segment(mine, Part(output, state.process_index), quiet or not state.is_main_process)
@@ -145,19 +145,23 @@ def predict(
         raise type(error)(in_words(error, output)) from error
     rows = [tables.images[name] for name in names if name in tables.images]
     sentences = [*found.missing, *(sentence for _, sentence in problems)]
-    return PredictionReport(rows, sentences, found.left_out_in_words(), len(finished), run.clips)
+    left_out = found.left_out_in_words()
+    if clips and (formats or report or options.get("mirror")):
+        left_out.append(f"{len(clips)} clips are left out of other formats, report.html and --mirror")
+    return PredictionReport(rows, sentences, left_out, len(finished), run.clips)
 
 
-def _finished(tables: Tables, pictures: list[Picture], asked: dict[str, str]) -> set[str]:
-    """The images whose rows answer what is asked now."""
-    finished = set()
+def _finished(output: Path, pictures: list[Picture], asked: dict[str, str]) -> set[str]:
+    """The images whose rows answer what is asked now, and whose pictures are there."""
+    tables, finished = Tables.read(output), set()
     for picture in pictures:
         row = tables.images.get(picture.name)
         now = asked | {"source": shown(picture.path)}
         if row is None or any(row[key] != value for key, value in now.items()):
             continue
         try:
-            if row["content"] == content_hash(picture.path):
+            there = all((output / f"{picture.name}_{kind}.png").is_file() for kind in KINDS)
+            if there and row["content"] == content_hash(picture.path):
                 finished.add(picture.name)
         except OSError:  # said where it is read
             pass
@@ -185,6 +189,8 @@ class _Run:
         for picture in clips:
             try:
                 clip = open_clip(picture.path)
+                if self.prompts and frame > clip.frames:
+                    raise ValueError(f"{shown(picture.path)} has {clip.frames} frames, so that none is frame {frame}.")
                 prompts = {frame - 1: self.prompts} if self.prompts else None
                 options = {name: value for name, value in self.options.items() if name != "mirror"}
                 stem = self.output / picture.name
@@ -279,32 +285,35 @@ def _read(picture: Picture) -> _Scan:
 
 
 def _write_joined(output: Path, tables: Tables, formats: Sequence[str]) -> None:
-    """One COCO file of all images that have one, beside one for each."""
+    """One COCO file of all images whose last answer has one, beside one for each."""
     for format in {"coco", "coco-rle"} & set(formats):
         ending = f"_{format.replace('-', '_')}.json"
-        files = [output / f"{name}{ending}" for name in tables.images if (output / f"{name}{ending}").is_file()]
-        with replacing(output / f"predictions{ending}") as fresh:
+        has = [
+            name
+            for name, row in tables.images.items()
+            if format in json.loads(row["settings"] or "{}").get("formats", [])
+        ]
+        files = [path for name in has if (path := output / f"{name}{ending}").is_file()]
+        with replacing(output / f"{OWN}{ending}") as fresh:
             fresh.write_text(json.dumps(joined_coco(files)), encoding="utf-8")
 
 
 def _write(stem: Path, answer: Answer, spacings: list[Spacing], formats: Sequence[str]) -> None:
     """The files of one image: all of them or none."""
     image, found = answer.scan, answer.found
-    written_by = PngInfo()
-    written_by.add_text("Software", WRITER)
     changed = {"lesion": CONTOUR, "added": ADDED, "removed": REMOVED}
-    pictures = {
-        "mask": PIL.Image.fromarray(found.mask.astype(np.uint8) * 255),
-        "overlay": answer_picture(image, found, spacings),
-        "uncertainty": keyed(heatmap(image, found.uncertainty), UNCERTAINTY, found.mask),
-        "corrections": keyed(corrections(image, found.initial_mask, found.mask), changed, found.mask),
-    }
+    pictures = (
+        PIL.Image.fromarray(found.mask.astype(np.uint8) * 255),
+        answer_picture(image, found, spacings),
+        keyed(heatmap(image, found.uncertainty), UNCERTAINTY, found.mask),
+        keyed(corrections(image, found.initial_mask, found.mask), changed, found.mask),
+    )
     stem.parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as whole:
-        for kind, picture in pictures.items():
+        for kind, picture in zip(KINDS, pictures, strict=True):
             fresh = whole.enter_context(replacing(stem.with_name(f"{stem.name}_{kind}.png")))
             # A higher compression takes thrice the time for a tenth less.
-            picture.save(fresh, format="PNG", compress_level=1, pnginfo=written_by)
+            picture.save(fresh, format="PNG", compress_level=1, pnginfo=signed())
         for format in formats:
             for ending, content in encoded(format, answer).items():
                 whole.enter_context(replacing(stem.with_name(stem.name + ending))).write_bytes(content)

@@ -12,16 +12,15 @@ from typing import Any
 
 import numpy as np
 import PIL.Image
-from PIL.PngImagePlugin import PngInfo
 from PIL.TiffImagePlugin import AppendingTiffWriter
 from tqdm import tqdm
 
 from ..data.clips import Clip
-from ..modeling.lesions import tidied
 from ..modeling.modeling_sfrecsam import SFRecSamModel
 from ..modeling.segmentation import Segmentation
+from ..modeling.tidying import burnt_in_text, tidied
 from .clips import flicker, segment_clip
-from .inputs import WRITER
+from .inputs import WRITER, signed
 from .tables import MEASURED, rows_of
 from .visualization import overlay
 from .writing import replacing
@@ -92,7 +91,7 @@ def predict_clip(
     files = [stem.with_name(f"{stem.name}_{kind}") for kind in kinds]
     with (_video if video else _pictures)(files[0], clip.rate) as outlined, _stack(files[1], clip.rate) as stack:
         for index, (frame, one) in enumerate(shown):
-            mask = tidied(one.mask, frame) if one.mask.any() else one.mask
+            mask = tidied(one.mask, burnt_in_text(frame)) if one.mask.any() else one.mask
             one.mask = mask
             picture = overlay(frame, mask)
             outlined(picture)
@@ -113,9 +112,7 @@ def predict_clip(
     _write_rows(files[2], rows)
     if largest is not None:
         files.append(stem.with_name(f"{stem.name}_largest.png"))
-        written_by = PngInfo()
-        written_by.add_text("Software", WRITER)
-        largest[2].save(files[-1], pnginfo=written_by)
+        largest[2].save(files[-1], pnginfo=signed())
     return ClipReport(
         frames=len(rows),
         with_lesion=sum(row["area"] > 0 for row in rows),
@@ -167,9 +164,7 @@ def _pictures(path: Path, rate: float) -> Iterator[Callable[[PIL.Image.Image], N
     """Writes pictures into a folder, one PNG a frame: without PyAV nothing writes a video frame by frame."""
     path.mkdir(parents=True, exist_ok=True)
     numbers = itertools.count(1)
-    written_by = PngInfo()
-    written_by.add_text("Software", WRITER)
-    yield lambda picture: picture.save(path / f"{next(numbers):05d}.png", pnginfo=written_by)
+    yield lambda picture: picture.save(path / f"{next(numbers):05d}.png", pnginfo=signed())
 
 
 @contextmanager

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import PIL.Image
 import torch
-from PIL.PngImagePlugin import PngInfo
 from scipy.stats import rankdata
 from tqdm import tqdm
 
@@ -17,9 +16,9 @@ from ..data.dicom import is_dicom, read_dicom
 from ..modeling.image_reading import read_rgb
 from ..modeling.modeling_sfrecsam import SFRecSamModel
 from ..modeling.segmentation import segment
-from .inputs import WRITER, find_pictures
+from .inputs import find_pictures, signed
 from .visualization import contact_sheet, overlay
-from .writing import replacing
+from .writing import in_words, replacing
 
 TABLE = "ranking.csv"
 SHEET = "ranking.png"
@@ -101,7 +100,7 @@ def _uncertainty(entropy: np.ndarray, probability: np.ndarray) -> float:
 
 def rank_files(
     model: SFRecSamModel, processor: Any, inputs: list[str], output: str | Path, shown: int
-) -> tuple[list[Ranked], list[str]]:
+) -> tuple[list[Ranked], list[str], list[str]]:
     """
     Ranks the scans among files, folders and globs; writes `ranking.csv`, and the first ones as `ranking.png`.
 
@@ -113,7 +112,8 @@ def rank_files(
         shown (`int`): Scans on the picture.
 
     Returns:
-        The scans in their order, and a sentence for each file that could not be read.
+        The scans in their order, a sentence for each file that could not be read, and one for each kind of file that
+        is no scan.
 
     Raises:
         FileNotFoundError, ValueError: There is no scan.
@@ -125,15 +125,17 @@ def rank_files(
     for picture in found.pictures:
         try:
             _read(picture.path)
-        except (OSError, ValueError) as error:
-            problems.append(str(error))
+        except Exception as error:  # whatever is wrong with one file stops no other
+            problems.append(
+                in_words(error, picture.path) if isinstance(error, OSError) and error.errno else str(error)
+            )
         else:
             readable[picture.name] = picture.path
     if not readable:
         raise ValueError(f"None of the {len(found.pictures)} scans can be read: {problems[0]}")
+    output.mkdir(parents=True, exist_ok=True)  # before the work, which would else be lost
     ranked = rank(model, processor, ((name, _read(path)) for name, path in readable.items()), total=len(readable))
-    output.mkdir(parents=True, exist_ok=True)
-    with replacing(output / TABLE) as fresh, fresh.open("w", newline="") as file:
+    with replacing(output / TABLE) as fresh, fresh.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
         for place, one in enumerate(ranked, 1):
@@ -144,11 +146,9 @@ def rank_files(
     found_masks = segment(model, processor, pictures, presence_threshold=0.0)
     tiles = [overlay(picture, one.mask) for picture, one in zip(pictures, found_masks, strict=True)]
     sheet = contact_sheet(tiles, [f"{place}. {one.name}" for place, one in enumerate(first, 1)])
-    written_by = PngInfo()
-    written_by.add_text("Software", WRITER)
     with replacing(output / SHEET) as fresh:
-        sheet.save(fresh, format="PNG", pnginfo=written_by)
-    return ranked, problems
+        sheet.save(fresh, format="PNG", pnginfo=signed())
+    return ranked, problems, found.left_out_in_words()
 
 
 def _read(path: Path) -> PIL.Image.Image:

@@ -166,6 +166,7 @@ class SFRecSamConfig(SamConfig):
         "prompt_boxes",
         "prompt_is_automatic",
         "scan_boxes",
+        "text",
         "vision_hidden_states",
         "vision_attentions",
     ]

@@ -21,9 +21,9 @@ from transformers.utils import is_torchvision_available
 from .configuration_sfrecsam import IMAGE_PROCESSOR_AUTO_MAP
 from .image_reading import read_mask, read_rgb
 from .image_sources import ImageLike, is_image
-from .lesions import smoothed, tidied
 from .model_outputs import EMPTY_LOGIT
 from .scan_frame import ScanFrame
+from .tidying import burnt_in_text, smoothed, tidied
 
 if is_torchvision_available():
     from transformers.models.sam.image_processing_sam import SamImageProcessor as DefaultImageProcessor
@@ -93,6 +93,7 @@ class _AnyImage(Backend):
             - **original_sizes** of shape `(batch, 2)`: height and width of each image,
             - **scan_boxes** of shape `(batch, 4)`: `(x1, y1, x2, y2)` of the scan in its image; all of it if there is
               no frame or `do_crop_border` is off,
+            - **text** of shape `(batch, 2, size, size)`: from [`burnt_in_text`], of the scan in the model's input,
             - **reshaped_input_sizes** of shape `(batch, 2)`: height and width of the scan in the model's input,
             - **labels** of shape `(batch, size, size)` in {0, 1}, if there are masks.
 
@@ -114,6 +115,12 @@ class _AnyImage(Backend):
             masks = _masks_of(pictures, segmentation_maps)
             added["labels"] = [self._label(mask, frame, **kwargs) for mask, frame in zip(masks, frames, strict=True)]
         encoding = super().preprocess(scans, **kwargs)
+        added["text"] = [
+            _text_of(picture.crop(frame.box), (int(height), int(width)), pixels.shape[-2:])
+            for picture, frame, (height, width), pixels in zip(
+                pictures, frames, encoding["reshaped_input_sizes"], encoding["pixel_values"], strict=True
+            )
+        ]
         encoding.update(BatchFeature(added, tensor_type=kwargs.get("return_tensors")))
         return encoding
 
@@ -181,7 +188,7 @@ class _AnyImage(Backend):
         logits: torch.Tensor,
         original_size: Size,
         scan_box: Sequence[int] | None = None,
-        picture: PIL.Image.Image | None = None,
+        text: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, list[np.ndarray]]:
         """
         Lesion probabilities [`smoothed`] at the image's resolution, and their masks [`tidied`].
@@ -189,7 +196,8 @@ class _AnyImage(Backend):
         Args:
             logits (`torch.Tensor` of shape `(masks, height, width)`): Of one image.
             original_size, scan_box: As for `restore`.
-            picture (`PIL.Image.Image`, *optional*): The image, whose burnt-in text is no lesion.
+            text (`torch.Tensor` of shape `(2, size, size)`, *optional*): From the image processor: burnt-in text is no
+                lesion.
 
         Returns:
             `torch.Tensor` of shape `(masks, original height, original width)`, in [0, 1], and a boolean
@@ -197,17 +205,12 @@ class _AnyImage(Backend):
         """
         (frame,) = self._frames([original_size], None if scan_box is None else [scan_box])
         reshaped = self._get_preprocess_shape(frame.scan_size[::-1], self.size["longest_edge"])
-        rows, columns = (
-            math.ceil(side * extent / self.size["longest_edge"])
-            for side, extent in zip(reshaped, logits.shape[-2:], strict=True)
-        )
-        blurred = torch.zeros_like(logits, dtype=torch.float32)  # padding must not blur into the edge of the scan
-        blurred[:, :rows, :columns] = smoothed(logits[:, :rows, :columns].float().sigmoid())
-        probability = self.restore(blurred, original_size, frame.box)
+        inside = _without_padding(logits.float().sigmoid().cpu(), reshaped, self.pad_size["height"])
+        probability = self.restore(torch.from_numpy(smoothed(inside.numpy())), original_size, frame.box)
         left, top, right, bottom = frame.box
-        scan = None if picture is None else picture.crop(frame.box)
-        masks = (probability[:, top:bottom, left:right] > 0.5).cpu().numpy()
-        return probability, [frame.put_back(tidied(mask, scan)) for mask in masks]
+        letters = None if text is None else text[:, : reshaped[0], : reshaped[1]].cpu().numpy()
+        masks = (probability[:, top:bottom, left:right] > 0.5).numpy()
+        return probability, [frame.put_back(tidied(mask, letters)) for mask in masks]
 
     def post_process_masks(
         self,
@@ -281,17 +284,15 @@ class _AnyImage(Backend):
         outputs: Any,
         target_sizes: list[Size] | torch.Tensor | None = None,
         return_segmentation_scores: bool = False,
-        images: ImageLike | list[ImageLike] | None = None,
     ) -> list[Any]:
         """
         The final mask of each image, as the pipelines and [`segment`] give it: 0 background, 1 lesion.
 
         Args:
-            outputs ([`SFRecSamOutput`]): Of a batch with one prompt per image, with the processor's `scan_boxes`.
+            outputs ([`SFRecSamOutput`]): Of a batch with one prompt per image, given all that the processor returned.
             target_sizes (`list[tuple[int, int]]`, *optional*):
                 Original height and width of each image; the padded mask itself without it.
             return_segmentation_scores (`bool`): Also the probability of each label at each pixel.
-            images (*optional*): The images, as for `preprocess`: only with them are masks of burnt-in text left out.
 
         Returns:
             List of `torch.LongTensor` of shape `(height, width)`, or of objects with `segmentation` and
@@ -303,18 +304,18 @@ class _AnyImage(Backend):
         logits = outputs["pred_masks"][:, 0, 0].float()
         if target_sizes is not None and len(target_sizes) != len(logits):
             raise ValueError(f"{len(target_sizes)} target_sizes were given for {len(logits)} images.")
-        boxes = outputs.get("scan_boxes")
-        pictures = [None] * len(logits) if images is None else [read_rgb(image) for image in as_list(images)]
+        boxes, text = outputs.get("scan_boxes"), outputs.get("text")
         results = []
-        for index, picture in zip(range(len(logits)), pictures, strict=True):
+        for index in range(len(logits)):
             if target_sizes is None:
                 probability = logits[index].sigmoid()
                 mask = logits[index] > 0
             else:
                 height, width = (int(side) for side in target_sizes[index])
                 box = None if boxes is None else boxes[index]
-                (probability,), (found,) = self.lesion_masks(logits[index][None], (height, width), box, picture)
-                mask = torch.from_numpy(found).to(logits.device)
+                letters = None if text is None else text[index]
+                found, (kept,) = self.lesion_masks(logits[index][None], (height, width), box, letters)
+                probability, mask = (one[0].to(logits.device) for one in (found, torch.from_numpy(kept[None])))
             result = mask.long()
             if return_segmentation_scores:
                 # A speck that was left out, or a hole that was filled, is scored as what it became.
@@ -366,6 +367,14 @@ def _masks_of(pictures: list[PIL.Image.Image], segmentation_maps: Any) -> list[n
                 f"{picture.width}x{picture.height}; export both at the same size."
             )
     return masks
+
+
+def _text_of(scan: PIL.Image.Image, reshaped: Size, padded: Size) -> np.ndarray:
+    """Burnt-in text of a scan, padded as its pixels are."""
+    height, width = reshaped
+    text = np.zeros((2, *padded), np.uint8)
+    text[:, :height, :width] = burnt_in_text(scan, (width, height))
+    return text
 
 
 def _at_its_place(maps: torch.Tensor, frame: ScanFrame, outside: float) -> torch.Tensor:

@@ -11,6 +11,7 @@ import numpy as np
 import PIL.Image
 import PIL.ImageOps
 import torch
+from scipy import ndimage
 
 from .image_sources import ImageLike, file_of, is_image
 
@@ -25,6 +26,7 @@ MASK_WORDS = "masks?|gt|ground_?truth|segs?|segmentations?"
 MASK_NAME = re.compile(
     rf"(?<=.)[_\-. ]({MASK_WORDS}|lesions?|tumou?rs?)([_\- ]?\d+)?$|^({MASK_WORDS})[_\-. ](?=.)", re.IGNORECASE
 )
+FEW = 2  # values that are labels rather than a soft edge or the noise of compression
 NOISE = 0.04  # values that lossy compression leaves around a shape, as a share of the brightest
 
 logger = logging.getLogger(__name__)
@@ -81,7 +83,7 @@ def read_mask(mask: ImageLike, name: str = "mask") -> np.ndarray:
     if not isinstance(mask, PIL.Image.Image | np.ndarray | torch.Tensor | list):
         mask, name = _opened(mask, name)
     if isinstance(mask, torch.Tensor):
-        mask = mask.detach().cpu().numpy()
+        mask = (mask.float() if mask.is_floating_point() else mask).detach().cpu().numpy()  # NumPy has no bfloat16
     if isinstance(mask, np.ndarray):
         mask = np.squeeze(mask)
         if mask.dtype == np.uint8 and mask.ndim == 3 and mask.shape[-1] == 4:
@@ -123,8 +125,12 @@ def _lesion(values: np.ndarray, name: str) -> np.ndarray:
 
 
 def _fill_areas(values: np.ndarray, low: np.ndarray, top: float) -> bool:
-    """Whether most values up to one half stand in a square of four equals: labels do, edges and noise do not."""
-    if values.dtype == np.uint8 and len(np.unique(values[low])) > 2:  # what a JPEG leaves; it has 8 bits
+    """Whether values up to one half are no edge or noise: few, and a piece has no other; or mostly in squares."""
+    if len(np.unique(values[low])) <= FEW:
+        pieces, count = ndimage.label(values > NOISE * top, np.ones((3, 3)))
+        if (ndimage.maximum(values, pieces, range(1, count + 1)) <= top / 2).any():  # a line has no squares
+            return True
+    elif values.dtype == np.uint8:  # what a JPEG leaves; it has 8 bits
         low = low & (values > NOISE * top)
     same = (values[:-1, :-1] == values[1:, 1:]) & (values[:-1, :-1] == values[:-1, 1:])
     same &= values[:-1, :-1] == values[1:, :-1]

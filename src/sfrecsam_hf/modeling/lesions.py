@@ -1,16 +1,10 @@
-"""Lesions apart: the connected pieces of a mask, each measured on its own, without specks, holes and burnt-in text."""
+"""Lesions apart: the connected pieces of a mask, each measured on its own."""
 
 from dataclasses import dataclass
 
 import numpy as np
-import PIL.Image
-import torch
-import torch.nn.functional as F
 
-BLUR = 0.75  # in pixels of the model's mask
-SMALLEST = 0.0015  # of the image; the smallest lesion of BUSI, BUS-BRA and BUS-UCLM has 0.0016
-STROKE_CONTRAST = 96  # of 255: letters differ that much from what surrounds them, speckle hardly ever does
-STROKE_SHARE, TEXT_SHARE = 0.06, 0.8  # of a piece: letters, and what lies on or beside them. No lesion of 745 has both
+from .tidying import components
 
 
 @dataclass(frozen=True)
@@ -118,85 +112,6 @@ def find_lesions(mask: np.ndarray, probability: np.ndarray, uncertainty: np.ndar
     return sorted(found, key=lambda lesion: -lesion.area)
 
 
-def tidied(mask: np.ndarray, picture: PIL.Image.Image | None = None) -> np.ndarray:
-    """
-    The mask with its holes filled, without specks and without pieces that lie on burnt-in text.
-
-    A speck is smaller than `SMALLEST` of the image. The largest piece is never a speck, so a mask is emptied only
-    where all of it lies on text.
-
-    Args:
-        mask (`numpy.ndarray` of shape `(height, width)`): Boolean.
-        picture (`PIL.Image.Image`, *optional*): What the mask belongs to, of the same size; without it text is not
-            looked for.
-
-    Returns:
-        `numpy.ndarray` of shape `(height, width)`: Boolean.
-    """
-    if not mask.any():
-        return mask
-    filled = mask | _holes(mask)
-    pieces, count = components(filled)
-    areas = np.bincount(pieces[filled], minlength=count + 1)
-    kept = areas >= SMALLEST * mask.size
-    kept[areas.argmax()] = True
-    kept[0] = False
-    if picture is not None:
-        strokes, beside = _text(picture)
-        letters, near = (np.bincount(pieces[where & filled], minlength=count + 1) for where in (strokes, beside))
-        kept &= ~((letters >= STROKE_SHARE * areas) & (near >= TEXT_SHARE * areas))
-    return kept[pieces]
-
-
-def smoothed(probability: torch.Tensor) -> torch.Tensor:
-    """
-    Probabilities blurred by less than a pixel of the model's own mask. An outline cut from them after they are
-    enlarged is smooth at the image's resolution; one cut from the mask has steps as large as the mask's pixels.
-
-    Args:
-        probability (`torch.Tensor` of shape `(maps, height, width)`): In [0, 1], at the resolution of the mask.
-    """
-    weights = torch.exp(-(torch.tensor([-1.0, 0.0, 1.0], device=probability.device) ** 2) / (2 * BLUR**2))
-    kernel = torch.outer(weights, weights) / weights.sum() ** 2
-    padded = F.pad(probability[:, None], (1, 1, 1, 1), mode="replicate")
-    return F.conv2d(padded, kernel[None, None])[:, 0]
-
-
-def components(mask: np.ndarray, corners: bool = True) -> tuple[np.ndarray, int]:
-    """
-    Numbers the connected pieces of a mask, by joining the runs of its rows.
-
-    Args:
-        mask (`numpy.ndarray` of shape `(height, width)`): Boolean.
-        corners (`bool`): Whether pixels that touch at a corner are connected.
-
-    Returns:
-        `numpy.ndarray` of shape `(height, width)`: Numbers of the pieces, 0 outside; and how many there are.
-    """
-    width = mask.shape[1] + 2
-    changes = np.diff(np.pad(mask, ((0, 0), (1, 1))).astype(np.int8), axis=1)
-    starts, ends = (np.flatnonzero(np.pad(changes == step, ((0, 0), (0, 1)))) for step in (1, -1))
-    reach = int(corners)
-    first = np.searchsorted(ends, starts + width - reach, side="right")  # of the runs in the next row that it touches
-    beyond = np.searchsorted(starts, ends + width + reach, side="left")
-    touched = np.maximum(beyond - first, 0)
-    above = np.repeat(np.arange(len(starts)), touched)
-    below = np.arange(len(above)) - np.repeat(np.cumsum(touched) - touched, touched) + np.repeat(first, touched)
-    root = np.arange(len(starts))
-    while True:
-        lowest, joined = np.minimum(root[above], root[below]), root.copy()
-        np.minimum.at(joined, root[above], lowest)
-        np.minimum.at(joined, root[below], lowest)
-        joined = joined[joined]
-        if np.array_equal(joined, root):
-            break
-        root = joined
-    roots, numbers = np.unique(root, return_inverse=True)
-    pieces = np.zeros(mask.shape, dtype=np.int32)
-    pieces[mask] = np.repeat(numbers + 1, ends - starts)
-    return pieces, len(roots)
-
-
 def axes(mask: np.ndarray, spacing: tuple[float, float] = (1.0, 1.0), corner: tuple[int, int] = (0, 0)) -> Axes:
     """
     The longest line between two points of the mask's outer edge, and the longest across its convex hull at right
@@ -248,36 +163,4 @@ def _turn(origin: tuple[float, float], a: tuple[float, float], b: tuple[float, f
     return (a[0] - origin[0]) * (b[1] - origin[1]) - (a[1] - origin[1]) * (b[0] - origin[0])
 
 
-def _holes(mask: np.ndarray) -> np.ndarray:
-    """The background that no path through the sides of its pixels joins with the image's edge."""
-    pieces, count = components(~mask, corners=False)
-    edge = np.concatenate([pieces[0], pieces[-1], pieces[:, 0], pieces[:, -1]])
-    closed = np.ones(count + 1, dtype=bool)
-    closed[edge] = closed[0] = False
-    return closed[pieces]
-
-
-def _text(picture: PIL.Image.Image) -> tuple[np.ndarray, np.ndarray]:
-    """Bright strokes thinner than letters are, and all pixels as near to one as letters stand to each other."""
-    gray = np.array(picture.convert("L"), dtype=np.int16)
-    reach = max(2, round(max(picture.size) / 160))
-    opened = _highest(-_highest(-gray, reach), reach)
-    strokes = gray - opened > STROKE_CONTRAST
-    return strokes, _highest(strokes.astype(np.int16), 2 * reach) > 0
-
-
-def _highest(values: np.ndarray, reach: int) -> np.ndarray:
-    """The highest value in the square within `reach` pixels: along one axis, then the other, in doubling steps."""
-    for axis in (0, 1):
-        values = np.moveaxis(values, axis, 0)
-        values = np.pad(values, ((reach, reach), (0, 0)), constant_values=np.iinfo(values.dtype).min)
-        width, wanted = 1, 2 * reach + 1
-        while width < wanted:
-            step = min(width, wanted - width)
-            values = np.maximum(values[:-step], values[step:])
-            width += step
-        values = np.moveaxis(values, 0, axis)
-    return values
-
-
-__all__ = ["Axes", "Lesion", "axes", "components", "find_lesions", "smoothed", "tidied"]
+__all__ = ["Axes", "Lesion", "axes", "find_lesions"]

@@ -134,6 +134,7 @@ class SFRecSamOutput(ModelOutput):
         prompt_boxes (`torch.Tensor` of shape `(batch, prompts, 4)`): Boxes that were used; -10 where there was none.
         prompt_is_automatic (`torch.Tensor` of shape `(batch, prompts)`): True where the model prompted itself.
         scan_boxes (`torch.Tensor` of shape `(batch, 4)`, *optional*): As given, for post-processing.
+        text (`torch.Tensor` of shape `(batch, 2, image_size, image_size)`, *optional*): As given, for post-processing.
         vision_hidden_states, vision_attentions (`tuple[torch.Tensor, ...]`, *optional*): As for `SamModel`.
     """
 
@@ -155,6 +156,7 @@ class SFRecSamOutput(ModelOutput):
     prompt_boxes: Tensor | None = None
     prompt_is_automatic: Tensor | None = None
     scan_boxes: Tensor | None = None
+    text: Tensor | None = None
     vision_hidden_states: tuple[Tensor, ...] | None = None
     vision_attentions: tuple[Tensor, ...] | None = None
 

@@ -1,27 +1,26 @@
 """SF-RecSAM: encode -> prompt -> decode -> correct, as a `SamModel`."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import SamModel
 from transformers.models.sam.modeling_sam import (
+    SamMaskDecoder,
     SamPositionalEmbedding,
     SamPromptEncoder,
     SamTwoWayAttentionBlock,
 )
-from transformers.utils import logging
 from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import OutputRecorder
 
 from .coarse_mask_head import CoarseMaskHead, HighResolutionJoin
 from .configuration_sfrecsam import SFRecSamConfig
-from .false_corrector import CorrectorOutput, DualFalseCorrector
+from .false_corrector import DualFalseCorrector
 from .frequency_fusion import SpatialFrequencyBranch
 from .layers import row_by_row, stacked
-from .losses import base_losses, checked_labels, correction_losses, heard, multimask_loss, weighted_sum
-from .mask_decoder import SFRecSamMaskDecoder
+from .losses import heard, weighted_sum
 from .model_outputs import (
     EMPTY_LOGIT,
     PromptedGroup,
@@ -41,14 +40,13 @@ from .model_outputs import (
 from .prompt_fusion import PromptFusion
 from .prompts import automatic_prompts, given_prompts, group_by_kind, jittered
 from .sample_noise import SampleNoise
+from .sources import Sources
 from .training_stages import NEW_MODULES, StagedTraining
 from .uncertainty import UncertaintyHead, uncertainty_from_samples
 from .vision_encoder import SFRecSamPreTrainedModel, SFRecSamVisionEncoder
 
 if TYPE_CHECKING:  # never executed: names the files that travel to the Hub with the model
     from .pipeline_sfrecsam import LesionSegmentationPipeline as LesionSegmentationPipeline
-
-logger = logging.get_logger(__name__)
 
 SPOT = 0.005  # of the coarse mask, as large as a small lesion: a single pixel is as sure in many a normal scan
 
@@ -69,7 +67,7 @@ def correction_context(encoded: SFRecSamImageEmbeddings | SFRecSamDecoderOutput)
     return stacked(encoded.pixels, encoded.coarse_masks.clamp(-10, 10) / 10)
 
 
-class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
+class SFRecSamModel(Sources, StagedTraining, SFRecSamPreTrainedModel, SamModel):
     r"""
     Segment Anything extended by spatial-frequency fusion, automatic prompts, uncertainty and dual false correction.
 
@@ -77,6 +75,8 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
     """
 
     config: SFRecSamConfig
+    # Saved before prompt fusion saw the pixels; at zero, as it is then, it answers as it did.
+    _keys_to_ignore_on_load_missing = {r"prompt_fusion\.look\."}
     _can_record_outputs = {"mask_decoder_attentions": OutputRecorder(SamTwoWayAttentionBlock, index=2)}
 
     def __init__(self, config: SFRecSamConfig):
@@ -85,7 +85,7 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
         self.vision_encoder = SFRecSamVisionEncoder(config.vision_config)
         self.prompt_encoder = SamPromptEncoder(config)
         config.mask_decoder_config._attn_implementation = config._attn_implementation
-        self.mask_decoder = SFRecSamMaskDecoder(config.mask_decoder_config)
+        self.mask_decoder = SamMaskDecoder(config.mask_decoder_config)
 
         fused = config.fusion != "none"
         self.branch = None
@@ -104,6 +104,7 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
         feature_channels = config.decoder_channels[config.mask_stride.bit_length() - 2]
         self.prompt_fusion = PromptFusion(
             feature_channels,
+            config.mask_stride**2,
             embedding_channels,
             levels=(token_stride // config.mask_stride).bit_length() - 1,
         )
@@ -113,117 +114,6 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
         self.post_init()
         if config.adapters_only:
             self._keys_to_ignore_on_load_missing |= {rf"^(?!.*({'|'.join(NEW_MODULES)}))"}
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str, *model_args, **kwargs) -> "SFRecSamModel":
-        """
-        As for any model, but a damaged checkpoint is refused. Of one that holds only adapters, the SAM below them is
-        fetched too; of one that holds a site's adaptation, the checkpoint below it.
-
-        With `output_loading_info=True` the caller judges what is missing, and nothing is refused for it.
-
-        Raises:
-            FileNotFoundError: That SAM is not in reach.
-            ValueError: A file of the checkpoint is damaged, or its weights are those of another model.
-        """
-        from safetensors import SafetensorError
-
-        from .adapters_only import load_base
-        from .site_adaptation import adaptation_of, load_adapted
-        from .whole_checkpoint import refuse_damaged, without_report
-
-        source = pretrained_model_name_or_path
-        access = {name: kwargs[name] for name in ("token", "cache_dir", "local_files_only") if name in kwargs}
-        if source is not None:
-            settings = adaptation_of(source, revision=kwargs.get("revision"), **access)
-            if settings is not None:
-                return load_adapted(cls, source, settings, *model_args, **kwargs)
-        judged = source is not None and not kwargs.get("output_loading_info")
-        try:
-            if judged:
-                with without_report():
-                    asked = {"output_loading_info": True, "ignore_mismatched_sizes": True}
-                    model, info = super().from_pretrained(source, *model_args, **{**kwargs, **asked})
-            else:
-                loaded = super().from_pretrained(source, *model_args, **kwargs)
-                model = loaded[0] if isinstance(loaded, tuple) else loaded
-        except SafetensorError as error:
-            raise ValueError(
-                f"The weight file (model*.safetensors) of {source} is truncated or damaged ({error}); fetch it again."
-            ) from error
-        if judged:
-            if kwargs.get("ignore_mismatched_sizes"):
-                info = {**info, "mismatched_keys": set()}
-            refuse_damaged(model, info, source, kwargs)
-        if model.config.adapters_only:
-            load_base(model, **access)
-            model.config.adapters_only = False
-        return model if judged else loaded
-
-    @classmethod
-    def from_sam(
-        cls,
-        source: str,
-        image_size: int | None = None,
-        patch_stride: int | None = None,
-        window_size: int | None = None,
-        hub_options: dict | None = None,
-        branch_from: str | None = None,
-        **overrides,
-    ) -> "SFRecSamModel":
-        """
-        Extends a Segment Anything checkpoint; until it is trained, the result answers as that SAM does.
-
-        Args:
-            source (`str`): `"facebook/sam-vit-base"` or any other `SamModel` folder or Hub name (MedSAM, ...), or the
-                `.pth` of Segment Anything.
-            image_size (`int`, *optional*): Another input side; position parameters are interpolated.
-            patch_stride (`int`, *optional*): Another distance between tokens, with the same patch kernel.
-            window_size (`int`, *optional*): Another attention window; best is one that divides the token grid.
-            hub_options (`dict`, *optional*): For `SamModel.from_pretrained`, such as `{"revision": ...}`.
-            branch_from (`str`, *optional*): A checkpoint of ours whose trained branch is taken over.
-            overrides: Fields of [`SFRecSamConfig`].
-
-        Returns:
-            [`SFRecSamModel`] in evaluation mode; its `sam_report` says what was loaded, interpolated and new.
-
-        Raises:
-            FileNotFoundError, ValueError: The source is no SAM checkpoint.
-        """
-        from .adapters_only import base_of
-        from .sam_weights import extended_config, fitted_state, read_sam
-
-        sam, weights = read_sam(source, **(hub_options or {}))
-        overrides |= base_of(source, **(hub_options or {}))
-        model = cls(extended_config(sam, image_size, patch_stride, window_size, **overrides))
-        fitted, model.sam_report = fitted_state(weights, model.state_dict())
-        model.load_state_dict(fitted, strict=False)
-        logger.info("%s: %s", source, model.sam_report)
-        if branch_from is not None:
-            model.take_branch(branch_from)
-        return model.eval()
-
-    def take_branch(self, source: str) -> None:
-        """
-        Takes the trained spatial-frequency branch of another checkpoint over.
-
-        Args:
-            source (`str`): Folder or Hub name of a checkpoint of ours.
-
-        Raises:
-            ValueError: One of the two has no branch, or the branches differ in size.
-        """
-        other = SFRecSamModel.from_pretrained(source)
-        shapes = [
-            {} if model.branch is None else {name: value.shape for name, value in model.branch.state_dict().items()}
-            for model in (self, other)
-        ]
-        if not shapes[0] or shapes[0] != shapes[1]:
-            raise ValueError(
-                f"The branch of {source} does not fit; fusion, branch_width, branch_depth and filter_bins must be the "
-                "same here and there."
-            )
-        self.branch.load_state_dict(other.branch.state_dict())
 
     def encode(
         self,
@@ -295,6 +185,7 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
         reshaped_input_sizes: Tensor | None = None,
         original_sizes: Tensor | None = None,
         scan_boxes: Tensor | None = None,
+        text: Tensor | None = None,
         pixel_mask: Tensor | None = None,
         suspicion_threshold: float | None = None,
         presence_threshold: float | None = None,
@@ -326,7 +217,8 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
             reshaped_input_sizes (`torch.Tensor` of shape `(batch, 2)`, *optional*): From the image processor.
             original_sizes (`torch.Tensor` of shape `(batch, 2)`, *optional*):
                 Accepted so that the processor's output can be passed whole; not used.
-            scan_boxes (`torch.Tensor` of shape `(batch, 4)`, *optional*):
+            scan_boxes (`torch.Tensor` of shape `(batch, 4)`, *optional*),
+            text (`torch.Tensor` of shape `(batch, 2, image_size, image_size)`, *optional*):
                 From the image processor; handed on to its post-processing with the output.
             pixel_mask (`torch.Tensor` of shape `(batch, image_size, image_size)`, *optional*): As for `encode`.
             suspicion_threshold, presence_threshold (`float`, *optional*): Override the configuration.
@@ -361,9 +253,9 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
             decoded = self.decode(prompted, multimask_output, sample_noise)
         correction = self.correct(decoded, suspicion_threshold, correctors) if correcting else None
 
-        further = {} if scan_boxes is None else {"scan_boxes": scan_boxes}
+        further: dict[str, Any] = {"scan_boxes": scan_boxes, "text": text}
         if labels is not None:
-            terms = self._loss_terms(labels, prompt_labels, prompted, decoded, correction)
+            terms = self.loss_terms(labels, prompt_labels, prompted, decoded, correction)
             further |= {"loss": heard(weighted_sum(terms), self.parameters()), "loss_terms": terms}
         output = SFRecSamOutput.from_stages(decoded, correction, **further)
         return output if self.training else self.apply_presence_threshold(output, presence_threshold)
@@ -417,7 +309,9 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
         features = [
             part.high_resolution_features
             if group.automatic
-            else self.prompt_fusion(part.high_resolution_features, part.image_embeddings, group.prompts, image_size)
+            else self.prompt_fusion(
+                part.high_resolution_features, part.pixels, part.image_embeddings, group.prompts, image_size
+            )
             for part, group in prompted.parts()
         ]
         return prompted.with_features(prompted.in_order(features))
@@ -584,57 +478,6 @@ class SFRecSamModel(StagedTraining, SFRecSamPreTrainedModel, SamModel):
             [`SFRecSamOutput`] in which the masks concerned are empty and nothing in them is suspicious.
         """
         return emptied_below(output, share("presence_threshold", presence_threshold, self.config.presence_threshold))
-
-    def _loss_terms(
-        self,
-        labels: Tensor,
-        prompt_labels: Tensor | None,
-        prompted: PromptedRows,
-        decoded: SFRecSamDecoderOutput,
-        correction: SFRecSamCorrection | None,
-    ) -> dict[str, Tensor]:
-        batch, prompts, alternatives = decoded.iou_scores.shape
-        images, target = checked_labels(labels, batch, prompts, prompt_labels)
-        valid = prompted.image_embeddings.valid_region
-        terms: dict[str, Tensor] = {}
-        if self.training_stage != 2:
-            terms |= base_losses(
-                images,
-                target,
-                decoded.coarse_masks,
-                decoded.presence_logits,
-                decoded.initial_masks.flatten(0, 1),
-                decoded.iou_scores.flatten(0, 1),
-                valid,
-            )
-            terms["multimask"] = self._multimask_loss(prompted, target)
-        if correction is not None:
-            terms |= correction_losses(
-                target.repeat_interleave(alternatives, dim=0),
-                one_per_row(decoded.initial_masks.detach()),
-                CorrectorOutput(
-                    logits=one_per_row(correction.pred_masks),
-                    suspicious_region=one_per_row(correction.suspicious_region),
-                    false_positive_logits=one_per_row(correction.false_positive_logits),
-                    false_negative_logits=one_per_row(correction.false_negative_logits),
-                ),
-                one_per_row(correction.entropy_logits),
-                one_per_row(correction.predictive_entropy),
-                valid,
-            )
-        return terms
-
-    def _multimask_loss(self, prompted: PromptedRows, target: Tensor) -> Tensor:
-        """Of the rows that the caller prompts: what is meant is in doubt there alone. A mean over all rows."""
-        loss = target.new_zeros(())
-        for part, group in prompted.parts():
-            if not group.automatic:
-                masks, iou_scores = self._decode_group(part, group, True, None)
-                masks = torch.where(part.valid_region, masks[0], EMPTY_LOGIT)
-                loss = loss + multimask_loss(masks, iou_scores, target[group.index], part.valid_region) * (
-                    len(group.index) / len(target)
-                )
-        return loss
 
 
 SFRecSamModel.register_for_auto_class("AutoModel")

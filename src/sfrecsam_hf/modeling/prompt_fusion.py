@@ -20,19 +20,22 @@ class PromptFusion(nn.Module):
     Fuses prompts into the high-resolution features; starts as the identity.
 
     A U-shaped network from the mask's stride down to the token grid, where the image embeddings join, and back: what a
-    click asks for may lie at the other end of the lesion, and what it denies at the other end of the image. The last
-    projection is zero-initialised by the model.
+    click asks for may lie at the other end of the lesion, and what it denies at the other end of the image. It sees
+    the pixels too: the features hold what the automatic mask needed, and a click asks for what that has missed. The
+    last projection, and that of the pixels, are zero-initialised by the model.
 
     Args:
         feature_channels (`int`): Channels of the high-resolution features; each level below has as many more.
+        pixel_channels (`int`): Pixels of the image behind each of the features.
         embedding_channels (`int`): Channels of SAM's image embeddings.
         levels (`int`): Halvings from the mask's stride to the token grid.
     """
 
-    def __init__(self, feature_channels: int, embedding_channels: int, levels: int):
+    def __init__(self, feature_channels: int, pixel_channels: int, embedding_channels: int, levels: int):
         super().__init__()
         widths = [feature_channels * (level + 1) for level in range(levels + 1)]
         self.enter = ConvBlock(feature_channels + 4, widths[0])
+        self.look = ZeroConv2d(pixel_channels, widths[0], 3, padding=1)
         self.down = nn.ModuleList(ConvBlock(fine, coarse, stride=2) for fine, coarse in pairwise(widths))
         self.embed = nn.Conv2d(embedding_channels, widths[-1], 1)
         self.bottom = ConvBlock(widths[-1], widths[-1])
@@ -40,10 +43,13 @@ class PromptFusion(nn.Module):
         self.climb = nn.ModuleList(ConvBlock(fine, fine) for fine in widths[:-1])
         self.leave = ZeroConv2d(widths[0], feature_channels, 1)
 
-    def forward(self, features: Tensor, image_embeddings: Tensor, prompts: Prompts, image_size: int) -> Tensor:
+    def forward(
+        self, features: Tensor, pixels: Tensor, image_embeddings: Tensor, prompts: Prompts, image_size: int
+    ) -> Tensor:
         """
         Args:
             features (`torch.Tensor` of shape `(rows, feature_channels, height, width)`): High-resolution features.
+            pixels (`torch.Tensor` of shape `(rows, pixel_channels, height, width)`): The image, unshuffled.
             image_embeddings (`torch.Tensor` of shape `(rows, embedding_channels, grid, grid)`): From the encoder.
             prompts (`Prompts`): The rows' prompts.
             image_size (`int`): Side of the model's input in pixels.
@@ -52,7 +58,7 @@ class PromptFusion(nn.Module):
             `torch.Tensor` of the features' shape.
         """
         maps = prompt_maps(prompts, features.shape[-1], image_size).to(features.dtype)
-        levels = [self.enter(stacked(features, maps, likeness(features, maps[:, :1])))]
+        levels = [self.enter(stacked(features, maps, likeness(features, maps[:, :1]))) + self.look(pixels)]
         for down in self.down:
             levels.append(down(levels[-1]))
         risen = self.bottom(levels.pop() + self.embed(image_embeddings))

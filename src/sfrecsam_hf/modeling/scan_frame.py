@@ -34,8 +34,7 @@ class ScanFrame:
         """
         A frame is black, or goes all round in one gray; inside it there may be another.
 
-        It ends at the first and the last row and column with a fifth as many other pixels as the fullest one. What
-        that takes from the lesions of your data, `examples/scan_frames.py` counts.
+        It ends at the first and the last row and column with a fifth as many other pixels as the fullest one.
         """
         gray = np.asarray(picture.convert("L"))
         left, top, size = 0, 0, None

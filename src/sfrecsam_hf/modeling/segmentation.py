@@ -8,13 +8,12 @@ from itertools import islice
 from typing import Any
 
 import numpy as np
-import PIL.Image
 import torch
 from torch import Tensor
 from transformers import BatchFeature, PreTrainedModel
 
+from .closer_look import Click, look_closer
 from .image_processing_sfrecsam import SFRecSamImageProcessorPil
-from .image_reading import read_rgb
 from .lesions import Lesion, axes, find_lesions
 from .mirrored_view import both_views
 from .model_outputs import SFRecSamOutput
@@ -87,7 +86,7 @@ def segmentations(
     outputs: SFRecSamOutput,
     original_sizes: Iterable[tuple[int, int]],
     image_processor: SFRecSamImageProcessorPil,
-    pictures: list[PIL.Image.Image] | None = None,
+    tidy: bool = True,
     prompt: int = 0,
 ) -> list[Segmentation]:
     """
@@ -96,11 +95,10 @@ def segmentations(
     On a frame that the image processor cut off there is no lesion, for certain.
 
     Args:
-        outputs ([`SFRecSamOutput`]): Of the model, with the processor's `scan_boxes`.
+        outputs ([`SFRecSamOutput`]): Of the model, given all that the processor returned.
         original_sizes (`Iterable[tuple[int, int]]`): Height and width of each image.
         image_processor ([`SFRecSamImageProcessor`]): The one that prepared the batch.
-        pictures (`list[PIL.Image.Image]`, *optional*): The images. With them the outlines are [`smoothed`] and the
-            masks [`tidied`]; without them they are what the model says, pixel by pixel.
+        tidy (`bool`): Whether outlines are [`smoothed`] and masks [`tidied`], or what the model says, pixel by pixel.
         prompt (`int`): Which of an image's prompts.
 
     Returns:
@@ -111,15 +109,16 @@ def segmentations(
         for names in (("pred_masks", "initial_masks"), ("mean_probability", "predictive_entropy"))
     )
     presence = outputs["presence_logits"].float().sigmoid()
-    boxes = outputs.get("scan_boxes")
+    boxes, text = outputs.get("scan_boxes"), outputs.get("text")
     results = []
     for index, (height, width) in enumerate(original_sizes):
         place = (int(height), int(width)), None if boxes is None else boxes[index].tolist()
-        if pictures is None:
+        if tidy:
+            letters = None if text is None else text[index]
+            (final, initial), masks = image_processor.lesion_masks(logits[index], *place, letters)
+        else:
             final, initial = image_processor.restore(logits[index], *place, outside=-torch.inf).sigmoid()
             masks = [(map_ > 0.5).cpu().numpy() for map_ in (final, initial)]
-        else:
-            (final, initial), masks = image_processor.lesion_masks(logits[index], *place, pictures[index])
         probability, uncertainty = image_processor.restore(values[index], *place)
         results.append(
             Segmentation(
@@ -141,6 +140,8 @@ def segment(
 ) -> Iterator[Answer]:
     """
     Segments any number of images, a batch at a time, in constant memory.
+
+    The answer to a click on a lesion holds the click: where the first leaves it out, see [`look_closer`].
 
     Args:
         model ([`SFRecSamModel`]): In evaluation mode.
@@ -171,7 +172,7 @@ def _batches(
         upcoming = worker.submit(_next_batch, processor, remaining, batch_size)
         while (prepared := upcoming.result()) is not None:
             upcoming = worker.submit(_next_batch, processor, remaining, batch_size)
-            yield from _answer(model, processor, *prepared, **options)
+            yield from _answer(model, processor, prepared, **options)
 
 
 def segment_batch(
@@ -189,33 +190,30 @@ def segment_batch(
     Returns:
         As from [`segment`].
     """
-    return _answer(model, processor, *_prepare(processor, pairs), **options)
+    return _answer(model, processor, _prepare(processor, pairs), **options)
 
 
-def _next_batch(
-    processor: Any, images: Iterator[Any], batch_size: int
-) -> tuple[list[PIL.Image.Image], BatchFeature] | None:
+def _next_batch(processor: Any, images: Iterator[Any], batch_size: int) -> BatchFeature | None:
     batch = list(islice(images, batch_size))
     if not batch:
         return None
     return _prepare(processor, [entry if isinstance(entry, tuple) else (entry, {}) for entry in batch])
 
 
-def _prepare(processor: Any, pairs: list[tuple[Any, dict[str, Any]]]) -> tuple[list[PIL.Image.Image], BatchFeature]:
-    pictures = [read_rgb(image, name=f"image {index}") for index, (image, _) in enumerate(pairs)]
+def _prepare(processor: Any, pairs: list[tuple[Any, dict[str, Any]]]) -> BatchFeature:
     kinds = {name for _, prompts in pairs for name in prompts}
     prompts = {name: [given.get(name) for _, given in pairs] for name in kinds}
-    return pictures, processor(pictures, **prompts)
+    return processor([image for image, _ in pairs], **prompts)
 
 
 @torch.inference_mode()
 def _answer(
     model: PreTrainedModel,
     processor: Any,
-    pictures: list[PIL.Image.Image],
     inputs: BatchFeature,
     mirror: bool = False,
     tidy: bool = True,
+    closer: bool = True,
     **options: Any,
 ) -> list[Answer]:
     inputs = {
@@ -223,14 +221,43 @@ def _answer(
     }
     outputs = both_views(model, inputs, **options) if mirror else model(**inputs, **options)
     sizes = inputs["original_sizes"].tolist()
-    shown = pictures if tidy else None
     by_prompt = [
-        segmentations(outputs, sizes, processor.image_processor, shown, prompt)
+        segmentations(outputs, sizes, processor.image_processor, tidy, prompt)
         for prompt in range(outputs["pred_masks"].shape[1])
     ]
+    if closer and "input_points" in inputs:
+
+        def answer(part: PIL.Image.Image, clicks: list[Click]) -> Segmentation:
+            given = {"input_points": [click[:2] for click in clicks], "input_labels": [click[2] for click in clicks]}
+            again = {**options, "mirror": mirror, "tidy": tidy, "closer": False}
+            return _answer(model, processor, *_prepare(processor, [(part, given)]), **again)[0]
+
+        by_prompt = [
+            [
+                look_closer(one, picture, clicks_of(inputs, image, prompt), answer)
+                for image, (one, picture) in enumerate(zip(found, pictures, strict=True))
+            ]
+            for prompt, found in enumerate(by_prompt)
+        ]
     counts = _prompts_of_each(inputs, len(sizes))
     by_image = [list(found[:count]) for found, count in zip(zip(*by_prompt, strict=True), counts, strict=True)]
     return [found[0] if len(found) == 1 else found for found in by_image]
+
+
+def clicks_of(inputs: dict[str, Tensor], image: int, prompt: int) -> list[Click]:
+    """
+    The clicks of one prompt, back in pixels of the image.
+
+    Args:
+        inputs (`dict[str, torch.Tensor]`): From the processor.
+        image, prompt (`int`): Which.
+    """
+    x1, y1, x2, y2 = inputs["scan_boxes"][image].tolist()
+    height, width = inputs["reshaped_input_sizes"][image].tolist()
+    scale = torch.tensor([(x2 - x1) / width, (y2 - y1) / height])
+    places = inputs["input_points"][image, prompt].float().cpu() * scale + torch.tensor([x1, y1])
+    labels = inputs["input_labels"][image, prompt].tolist()
+    return [(x, y, label) for (x, y), label in zip(places.tolist(), labels, strict=True) if label in (0, 1)]
 
 
 def _prompts_of_each(inputs: dict[str, Tensor], images: int) -> list[int]:

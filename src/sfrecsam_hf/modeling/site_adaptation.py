@@ -8,48 +8,60 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils import cached_file
 
+from .configuration_sfrecsam import SFRecSamConfig
+from .efficientnet_lite import FrozenNorm2d
 from .frequency_fusion import AttentionFusion, FrequencyFilter
 
 FILE = "adaptation.safetensors"
 BUNDLED = "bundled"  # the name of the checkpoint that comes with the package, which has no other that everybody knows
 PROVENANCE = ("adapted_from", "adapted_revision", "adapted_fingerprint")
-NORMS = (nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm)
-PARTS: dict[str, tuple[type[nn.Module], ...]] = {
-    "filters": (FrequencyFilter,),
-    "gates": (AttentionFusion,),
-    "norms": NORMS,
-}
+CHANGED = {"suspicion_threshold", "presence_threshold", *PROVENANCE}  # of the configuration
+NORMS = (FrozenNorm2d, nn.GroupNorm, nn.LayerNorm)
+PARTS = ("filters", "gates", "norms", "presence")
 
 
-def site_weights(model: nn.Module, parts: tuple[str, ...] = tuple(PARTS)) -> dict[str, nn.Parameter]:
+def site_weights(model: nn.Module, parts: tuple[str, ...] = PARTS) -> dict[str, nn.Parameter]:
     """
     The weights that `sfrecsam adapt` re-tunes, by name: those of the image branch and of the coarse-mask head.
 
     Args:
         model ([`SFRecSamModel`]): Whose weights.
         parts (`tuple[str, ...]`): Any of `"filters"` (frequency responses), `"gates"` (attention that mixes spatial
-            and frequency features) and `"norms"` (scale and shift of each normalised channel).
+            and frequency features), `"norms"` (scale and shift of each normalised channel) and `"presence"` (the score
+            that tells a lesion from a normal scan).
 
     Raises:
         ValueError: A part is unknown, or the model has none of them.
     """
     if unknown := set(parts) - set(PARTS):
         raise ValueError(f"parts={sorted(unknown)} are unknown; choose from {sorted(PARTS)}.")
-    kinds = tuple(kind for part in parts for kind in PARTS[part])
     chosen = {
         f"{prefix}.{name}": parameter
         for prefix, module in model.named_modules()
-        if prefix.split(".")[0] in ("branch", "coarse_mask_head") and isinstance(module, kinds)
+        if _part(prefix, module) in parts
         for name, parameter in module.named_parameters()
     }
     if not chosen:
         raise ValueError(f"This model has no weights of the kinds {parts} to adapt; it was built with fusion='none'.")
     return chosen
+
+
+def _part(place: str, module: nn.Module) -> str | None:
+    """To which part the weights of a module belong."""
+    room = place.split(".")[0]
+    if room not in ("branch", "coarse_mask_head"):
+        return None
+    if isinstance(module, NORMS):
+        return "norms"
+    if isinstance(module, nn.Linear) and room == "coarse_mask_head":
+        return "presence"
+    return {FrequencyFilter: "filters", AttentionFusion: "gates"}.get(type(module))
 
 
 def save_adaptation(model: PreTrainedModel, base: dict[str, Tensor], folder: str | Path) -> int:
@@ -93,7 +105,10 @@ def load_adaptation(model: PreTrainedModel, folder: str, **access: Any) -> None:
     path = cached_file(folder, FILE, _raise_exceptions_for_missing_entries=False, **access)
     if path is None:
         raise FileNotFoundError(f"{folder} names a base in config.json but has no {FILE}; fetch or adapt it again.")
-    deltas = load_file(path)
+    try:
+        deltas = load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is truncated or damaged ({error}); fetch or adapt it again.") from error
     state = model.state_dict()
     for name, delta in deltas.items():
         if name not in state or state[name].shape != delta.shape or not torch.isfinite(delta).all():
@@ -141,6 +156,8 @@ def load_adapted(
         ValueError: The weights are damaged, or the base is another one than that of the adaptation.
     """
     base = settings["adapted_from"]
+    if not (settings.keys() >= CHANGED and isinstance(base, str)) or Path(base).resolve() == Path(folder).resolve():
+        raise ValueError(f"config.json of {folder} does not say what it was adapted from; fetch or adapt it again.")
     if base == BUNDLED:
         if find_spec("sfrecsam_hf") is None:  # remote code alone has no bundled checkpoint
             raise FileNotFoundError(
@@ -149,16 +166,19 @@ def load_adapted(
         base = import_module("sfrecsam_hf").bundled_checkpoint()
     own = {name: kwargs.pop(name) for name in ("config", "revision", "output_loading_info") if name in kwargs}
     access = {name: kwargs[name] for name in ("token", "cache_dir", "local_files_only") if name in kwargs}
-    model = model_class.from_pretrained(base, *model_args, revision=settings["adapted_revision"] or "main", **kwargs)
-    if model.dtype == torch.float32 and fingerprint(model.state_dict()) != settings["adapted_fingerprint"]:
+    dtype = kwargs.pop("dtype", kwargs.pop("torch_dtype", None))  # the base is told by its weights in float32
+    config = SFRecSamConfig.from_pretrained(folder, revision=own.get("revision"), **access)
+    of_base = {"revision": settings["adapted_revision"] or "main", "dtype": torch.float32, **kwargs}
+    model = model_class.from_pretrained(base, *model_args, **of_base)
+    if fingerprint(model.state_dict()) != settings["adapted_fingerprint"]:
         raise ValueError(
             f"{folder} was adapted from other weights than {settings['adapted_from']} has now; adapt it again, or put "
             "the base back."
         )
     load_adaptation(model, folder, revision=own.get("revision"), **access)
-    for name in ("suspicion_threshold", "presence_threshold", *PROVENANCE):
-        setattr(model.config, name, settings[name])
-    return model
+    for name in CHANGED:
+        setattr(model.config, name, getattr(config, name))
+    return model.to(dtype) if isinstance(dtype, torch.dtype) else model
 
 
 def fingerprint(state: dict[str, Tensor]) -> str:

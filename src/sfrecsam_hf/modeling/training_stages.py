@@ -1,6 +1,14 @@
-"""Which weights of SF-RecSAM train: the additions to a frozen SAM, and the two stages of the paper (section 3.4)."""
+"""The two stages of training (paper section 3.4): which weights train, and what they learn from."""
 
+from typing import Any
+
+import torch
+from torch import Tensor
 from transformers import PreTrainedModel
+
+from .false_corrector import CorrectorOutput
+from .losses import base_losses, checked_labels, correction_losses, multimask_loss
+from .model_outputs import EMPTY_LOGIT, PromptedRows, SFRecSamCorrection, SFRecSamDecoderOutput, one_per_row
 
 NEW_MODULES = (
     "adapter",
@@ -49,3 +57,66 @@ class StagedTraining:
             frozen = freeze_base and not any(part in name for part in NEW_MODULES)
             parameter.requires_grad_(correction if stage == 2 else not (correction or frozen))
         return self.num_parameters(only_trainable=True)
+
+    def loss_terms(
+        self: Any,
+        labels: Tensor,
+        prompt_labels: Tensor | None,
+        prompted: PromptedRows,
+        decoded: SFRecSamDecoderOutput,
+        correction: SFRecSamCorrection | None,
+    ) -> dict[str, Tensor]:
+        """
+        What the chosen stage learns from, each term unweighted; both stages' while none is chosen.
+
+        Args:
+            labels, prompt_labels: As for [`SFRecSamModel.forward`].
+            prompted ([`PromptedRows`]): From `prompt`.
+            decoded ([`SFRecSamDecoderOutput`]): From `decode`.
+            correction ([`SFRecSamCorrection`], *optional*): From `correct`.
+
+        Raises:
+            ValueError: The labels have another shape, or values outside [0, 1].
+        """
+        batch, prompts, alternatives = decoded.iou_scores.shape
+        images, target = checked_labels(labels, batch, prompts, prompt_labels)
+        valid = prompted.image_embeddings.valid_region
+        terms: dict[str, Tensor] = {}
+        if self.training_stage != 2:
+            terms |= base_losses(
+                images,
+                target,
+                decoded.coarse_masks,
+                decoded.presence_logits,
+                decoded.initial_masks.flatten(0, 1),
+                decoded.iou_scores.flatten(0, 1),
+                valid,
+            )
+            terms["multimask"] = self._multimask_loss(prompted, target)
+        if correction is not None:
+            terms |= correction_losses(
+                target.repeat_interleave(alternatives, dim=0),
+                one_per_row(decoded.initial_masks.detach()),
+                CorrectorOutput(
+                    logits=one_per_row(correction.pred_masks),
+                    suspicious_region=one_per_row(correction.suspicious_region),
+                    false_positive_logits=one_per_row(correction.false_positive_logits),
+                    false_negative_logits=one_per_row(correction.false_negative_logits),
+                ),
+                one_per_row(correction.entropy_logits),
+                one_per_row(correction.predictive_entropy),
+                valid,
+            )
+        return terms
+
+    def _multimask_loss(self: Any, prompted: PromptedRows, target: Tensor) -> Tensor:
+        """Of the rows that the caller prompts: what is meant is in doubt there alone. A mean over all rows."""
+        loss = target.new_zeros(())
+        for part, group in prompted.parts():
+            if not group.automatic:
+                masks, iou_scores = self._decode_group(part, group, True, None)
+                masks = torch.where(part.valid_region, masks[0], EMPTY_LOGIT)
+                loss = loss + multimask_loss(masks, iou_scores, target[group.index], part.valid_region) * (
+                    len(group.index) / len(target)
+                )
+        return loss

@@ -17,7 +17,7 @@ from transformers.models.sam.modeling_sam import (
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from .attention import SFRecSamVisionAttention
+from .attention import UNBIASED, SFRecSamVisionAttention
 from .configuration_sfrecsam import SFRecSamConfig, SFRecSamVisionConfig
 from .efficientnet_lite import FrozenNorm2d, NormedConv2d
 from .frequency_fusion import CrossBranchAttention, FrequencyFilter
@@ -95,7 +95,7 @@ class SFRecSamPreTrainedModel(SamPreTrainedModel):
 
     def get_correct_attn_implementation(self, requested_attention: str | None, is_init_check: bool = False) -> str:
         """The attention asked for, checked; ours without a bias tensor if none was."""
-        return super().get_correct_attn_implementation(requested_attention or "unbiased", is_init_check)
+        return super().get_correct_attn_implementation(requested_attention or UNBIASED, is_init_check)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

@@ -1,10 +1,6 @@
-"""Thresholds chosen on validation images, never on a test split, and stored in the configuration.
+"""Thresholds chosen on validation images, never on a test split, and stored in the configuration."""
 
-A figure that depends on a threshold is too good on the images that chose it. [`cross_fitted`] gives each image a
-threshold that was chosen without its group.
-"""
-
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -12,7 +8,6 @@ from datasets import Dataset
 from PIL import ImageOps
 from PIL.Image import Image
 from sklearn.metrics import roc_curve
-from sklearn.model_selection import GroupKFold
 
 from ..evaluation.metrics import overlap
 from ..evaluation.oracle_prompts import oracle_point
@@ -31,6 +26,9 @@ BATCH = 8
 def calibrate(model: SFRecSamModel, processor: Any, *validation: Dataset) -> dict[str, float]:
     """
     Finds `suspicion_threshold` and `presence_threshold` of a model whose correctors are untrained.
+
+    Each image counts as it is and mirrored: normal scans are few, and what fits the way they happen to lie does not
+    hold.
 
     Suspicion: what Youden's index separates best, entropy against the error of the initial mask, per pixel of the
     lesion images. Presence: [`presence_threshold`] over the data sets that hold a normal scan. Others could only empty
@@ -78,26 +76,6 @@ def calibrate_correction(
     if clicked:
         table = np.concatenate([table, correction_dice(model, processor, validation, clicked=True)])
     return {"suspicion_threshold": correction_threshold(table)}
-
-
-def presence_scores(
-    model: SFRecSamModel, processor: Any, dataset: Dataset
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """
-    What [`presence_threshold`] decides on: each image as it is, then mirrored.
-
-    Normal scans are few, and what fits the way they happen to lie does not hold; so every image counts twice.
-
-    Args:
-        model ([`SFRecSamModel`]): In evaluation mode.
-        processor ([`SFRecSamProcessor`]): Belonging to the model.
-        dataset (`datasets.Dataset`): With the columns `image` and `mask`.
-
-    Returns:
-        Three arrays of shape `(2 * images,)`: presence in [0, 1], whether there is a lesion, and the gain of an empty
-        mask. The entries `2 * i` and `2 * i + 1` belong to image `i`.
-    """
-    return _columns([_presence_row(*answer) for answer in _uncorrected(model, processor, dataset)])
 
 
 def presence_threshold(presence: np.ndarray, lesion: np.ndarray, gain: np.ndarray) -> float:
@@ -167,34 +145,6 @@ def correction_threshold(dice: np.ndarray, harmed_share: float = HARMED_SHARE) -
     allowed = (dice < dice[:, -1:] - HARM).mean(axis=0) <= harmed_share
     mean = np.where(allowed, dice.mean(axis=0), -np.inf)
     return float(THRESHOLDS[mean >= mean.max() - NEGLIGIBLE].max())
-
-
-def cross_fitted(
-    choose: Callable[..., float], *columns: np.ndarray, groups: Sequence[Any], folds: int = 5
-) -> np.ndarray:
-    """
-    A threshold for every image that no image of its group had a say in.
-
-    Args:
-        choose: [`presence_threshold`], [`correction_threshold`] or the like: arrays of some images to one threshold.
-        columns (`numpy.ndarray` of shape `(images, ...)`): The arrays that `choose` takes, over all images.
-        groups (`Sequence`): The group of each image. With the fold of each image as its group and as many `folds`, one
-            threshold results for each fold.
-        folds (`int`): Parts that the groups are dealt into; each part gets the threshold of the others.
-
-    Returns:
-        `numpy.ndarray` of shape `(images,)`.
-
-    Raises:
-        ValueError: There is only one group.
-    """
-    folds = min(folds, len(set(groups)))
-    if folds < 2:
-        raise ValueError("All images belong to one group; thresholds can be cross-fitted over two groups or more.")
-    thresholds = np.empty(len(groups))
-    for others, part in GroupKFold(folds, shuffle=True, random_state=0).split(thresholds, groups=groups):
-        thresholds[part] = choose(*(column[others] for column in columns))
-    return thresholds
 
 
 def _presence_row(segmentation: Segmentation, true: np.ndarray) -> tuple[float, bool, float]:

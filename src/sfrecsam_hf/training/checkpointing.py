@@ -140,7 +140,7 @@ class Checkpoints:
             average.n_averaged.fill_(progress.averaged)
 
     def save_best(self, model: SFRecSamModel, processor: SFRecSamProcessor) -> None:
-        """Writes model and processor into `best/`, which loads with `from_pretrained` at any moment."""
+        """Writes model and processor into `best/`, which is one whole checkpoint at any moment."""
         if not self.accelerator.is_main_process:
             return
         with replaced(self.best) as fresh:

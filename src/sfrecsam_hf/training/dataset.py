@@ -34,6 +34,7 @@ class TrainingImages(torch.utils.data.Dataset):
         click_share (`float`): Share of lesion images that get clicks.
         box_share (`float`): Share of lesion images that get a loose box.
         marks (`float`): Share of lesion images on which calipers are drawn.
+        prompts (`int`): Rows of prompts for each image, each drawn by itself.
     """
 
     def __init__(
@@ -46,8 +47,9 @@ class TrainingImages(torch.utils.data.Dataset):
         box_share: float = 0.0,
         marks: float = 0.0,
         quiet: bool = False,
+        prompts: int = 1,
     ):
-        self.seed, self.augmentation, self.marks = seed, augmentation, marks
+        self.seed, self.augmentation, self.marks, self.prompts = seed, augmentation, marks, prompts
         self.click_share, self.box_share = click_share, box_share
         self.channel_mean = torch.tensor(processor.image_mean)[:, None, None]
         self.channel_std = torch.tensor(processor.image_std)[:, None, None]
@@ -77,7 +79,6 @@ class TrainingImages(torch.utils.data.Dataset):
         index = torch.tensor([key[1] for key in keys])
         seeds = [np.random.SeedSequence((self.seed, *key)).generate_state(3) for key in keys]
         askers = [np.random.default_rng(int(seed[1])) for seed in seeds]
-        kinds = [self._kind(float(asker.random())) for asker in askers]
         shown = [self._marked(key[1], int(seed[2])) for key, seed in zip(keys, seeds, strict=True)]
         images, masks, valid = augment(
             torch.stack(shown).float() / 255,
@@ -87,10 +88,11 @@ class TrainingImages(torch.utils.data.Dataset):
             self.augmentation,
         )
         prompts = [
-            self._prompts(mask[0].numpy() > 0, kind, asker)
-            for mask, kind, asker in zip(masks, kinds, askers, strict=True)
+            [self._prompts(mask[0].numpy() > 0, asker) for _ in range(self.prompts)]
+            for mask, asker in zip(masks, askers, strict=True)
         ]
-        points, labels, boxes = (torch.stack(kind) for kind in zip(*prompts, strict=True))
+        rows = [zip(*image, strict=True) for image in prompts]
+        points, labels, boxes = (torch.stack([torch.stack(row) for row in kind]) for kind in zip(*rows, strict=True))
         batch = {
             "pixel_values": (images - self.channel_mean) / self.channel_std * valid,
             "pixel_mask": valid[:, 0],
@@ -117,20 +119,21 @@ class TrainingImages(torch.utils.data.Dataset):
             return "box"
         return "clicks" if drawn < self.box_share + self.click_share else None
 
-    def _prompts(self, mask: np.ndarray, kind: str | None, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    def _prompts(self, mask: np.ndarray, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """Clicks on and beside the lesion, a loose box, or nothing, as a user might give them."""
-        points = torch.full((1, MOST_CLICKS, 2), float(ABSENT))
-        labels = torch.full((1, MOST_CLICKS), ABSENT, dtype=torch.int)
-        box = torch.full((1, 4), float(ABSENT))
+        kind = self._kind(float(rng.random()))
+        points = torch.full((MOST_CLICKS, 2), float(ABSENT))
+        labels = torch.full((MOST_CLICKS,), ABSENT, dtype=torch.int)
+        box = torch.full((4,), float(ABSENT))
         if kind is None or not mask.any() or mask.all():
             return points, labels, box
         if kind == "box":
-            box[0] = torch.tensor(loose_box(mask, rng))
+            box = torch.tensor(loose_box(mask, rng))
             return points, labels, box
         for click in range(rng.integers(1, MOST_CLICKS + 1)):
             positive = click == 0 or rng.random() < 0.5
-            points[0, click] = torch.tensor(random_click(mask if positive else ~mask, rng))
-            labels[0, click] = int(positive)
+            points[click] = torch.tensor(random_click(mask if positive else ~mask, rng))
+            labels[click] = int(positive)
         return points, labels, box
 
 

@@ -15,6 +15,7 @@ from .config import TrainingConfig
 from .dataset import EpochBatches, TrainingImages
 
 CLICKS, BOXES = 0.8, 0.2
+PROMPTS = 2  # to each image: encoding it costs more than answering them
 
 
 def train_prompts(model: SFRecSamModel, sources: list[Dataset], config: TrainingConfig) -> None:
@@ -31,7 +32,9 @@ def train_prompts(model: SFRecSamModel, sources: list[Dataset], config: Training
         source.select([index for index, mask in enumerate(source["mask"]) if np.any(mask)]) for source in sources
     ]
     processor = SFRecSamImageProcessorPil(image_size=model.config.vision_config.image_size)
-    images = TrainingImages(lesions, processor, config.seed, config.augmentation, CLICKS, BOXES, config.marks)
+    images = TrainingImages(
+        lesions, processor, config.seed, config.augmentation, CLICKS, BOXES, config.marks, False, PROMPTS
+    )
     lengths = [len(source) for source in lesions]
     batches = EpochBatches(lengths, config.shares, config.batch_size, 1, config.seed)
     steps = config.prompt_epochs * batches.batches

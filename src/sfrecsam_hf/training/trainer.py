@@ -17,6 +17,7 @@ from tqdm import tqdm
 from transformers import get_scheduler
 
 from ..data.splits import Resolved, resolve
+from ..inference.inputs import signed
 from ..modeling.configuration_sfrecsam import SFRecSamConfig
 from ..modeling.image_processing_sfrecsam import SFRecSamImageProcessorPil
 from ..modeling.modeling_sfrecsam import SFRecSamModel
@@ -322,7 +323,7 @@ class TrainingRun:
             folder = self.output / "overlays"
             folder.mkdir(exist_ok=True)
             with replaced(folder / f"stage{progress.stage}-epoch{progress.epoch + 1:03d}.png") as fresh:
-                self.validation.sheet(outcomes).save(fresh, format="png")
+                self.validation.sheet(outcomes).save(fresh, format="png", pnginfo=signed())
         progress.seconds += time.perf_counter() - start
 
     def _start_from_best(self) -> None:
