@@ -132,7 +132,7 @@ def test_a_damaged_adaptation_is_refused(adaptation, tmp_path, damage, capsys):
 
 
 def test_each_kind_of_weight_by_itself(model):
-    parts = [set(site_weights(model, (part,))) for part in ("filters", "gates", "norms")]
+    parts = [set(site_weights(model, (part,))) for part in ("filters", "gates", "norms", "presence")]
     assert all(parts)
     assert set.union(*parts) == set(site_weights(model))
     assert sum(map(len, parts)) == len(site_weights(model)), "no weight is of two kinds"

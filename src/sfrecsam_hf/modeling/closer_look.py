@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import PIL.Image
 
-from .lesions import components
+from .tidying import components
 
 PART = 0.35  # of the image's longer side: what the second look sees
 

@@ -11,9 +11,9 @@ import numpy as np
 import PIL.Image
 import PIL.ImageOps
 import torch
-from scipy import ndimage
 
 from .image_sources import ImageLike, file_of, is_image
+from .tidying import components
 
 MAX_SIDE = 16384
 MAX_MEGAPIXELS = 25.0  # about 26 bytes a pixel are needed to segment: 0.7 GB
@@ -127,8 +127,10 @@ def _lesion(values: np.ndarray, name: str) -> np.ndarray:
 def _fill_areas(values: np.ndarray, low: np.ndarray, top: float) -> bool:
     """Whether values up to one half are no edge or noise: few, and a piece has no other; or mostly in squares."""
     if len(np.unique(values[low])) <= FEW:
-        pieces, count = ndimage.label(values > NOISE * top, np.ones((3, 3)))
-        if (ndimage.maximum(values, pieces, range(1, count + 1)) <= top / 2).any():  # a line has no squares
+        pieces, count = components(values > NOISE * top)
+        highest = np.zeros(count + 1)
+        np.maximum.at(highest, pieces.ravel(), values.ravel())
+        if (highest[1:] <= top / 2).any():  # a line has no squares
             return True
     elif values.dtype == np.uint8:  # what a JPEG leaves; it has 8 bits
         low = low & (values > NOISE * top)

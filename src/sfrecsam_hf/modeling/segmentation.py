@@ -8,12 +8,14 @@ from itertools import islice
 from typing import Any
 
 import numpy as np
+import PIL.Image
 import torch
 from torch import Tensor
 from transformers import BatchFeature, PreTrainedModel
 
 from .closer_look import Click, look_closer
 from .image_processing_sfrecsam import SFRecSamImageProcessorPil
+from .image_reading import read_rgb
 from .lesions import Lesion, axes, find_lesions
 from .mirrored_view import both_views
 from .model_outputs import SFRecSamOutput
@@ -172,7 +174,7 @@ def _batches(
         upcoming = worker.submit(_next_batch, processor, remaining, batch_size)
         while (prepared := upcoming.result()) is not None:
             upcoming = worker.submit(_next_batch, processor, remaining, batch_size)
-            yield from _answer(model, processor, prepared, **options)
+            yield from _answer(model, processor, *prepared, **options)
 
 
 def segment_batch(
@@ -190,26 +192,31 @@ def segment_batch(
     Returns:
         As from [`segment`].
     """
-    return _answer(model, processor, _prepare(processor, pairs), **options)
+    return _answer(model, processor, *_prepare(processor, pairs), **options)
 
 
-def _next_batch(processor: Any, images: Iterator[Any], batch_size: int) -> BatchFeature | None:
+def _next_batch(processor: Any, images: Iterator[Any], batch_size: int) -> tuple[list[Any], BatchFeature] | None:
     batch = list(islice(images, batch_size))
     if not batch:
         return None
     return _prepare(processor, [entry if isinstance(entry, tuple) else (entry, {}) for entry in batch])
 
 
-def _prepare(processor: Any, pairs: list[tuple[Any, dict[str, Any]]]) -> BatchFeature:
+def _prepare(processor: Any, pairs: list[tuple[Any, dict[str, Any]]]) -> tuple[list[Any], BatchFeature]:
+    """The images, which are read already where there are clicks on one, and the model's inputs."""
     kinds = {name for _, prompts in pairs for name in prompts}
     prompts = {name: [given.get(name) for _, given in pairs] for name in kinds}
-    return processor([image for image, _ in pairs], **prompts)
+    images = [image for image, _ in pairs]
+    if "input_points" in kinds:  # and a part of it may be asked for again
+        images = [read_rgb(image, name=f"image {index}") for index, image in enumerate(images)]
+    return images, processor(images, **prompts)
 
 
 @torch.inference_mode()
 def _answer(
     model: PreTrainedModel,
     processor: Any,
+    images: list[Any],
     inputs: BatchFeature,
     mirror: bool = False,
     tidy: bool = True,
@@ -235,7 +242,7 @@ def _answer(
         by_prompt = [
             [
                 look_closer(one, picture, clicks_of(inputs, image, prompt), answer)
-                for image, (one, picture) in enumerate(zip(found, pictures, strict=True))
+                for image, (one, picture) in enumerate(zip(found, images, strict=True))
             ]
             for prompt, found in enumerate(by_prompt)
         ]
