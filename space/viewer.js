@@ -302,6 +302,7 @@ canvas.addEventListener("pointerup", event => {
   if (!done) return;
   if (done.kind === "pinch") {
     if (!pointers.size) gesture = null;
+    redraw();
     return;
   }
   gesture = null;

@@ -27,7 +27,7 @@ function draw() {
   if (!image) return;
   pen.setTransform(view.scale * ratio, 0, 0, view.scale * ratio, view.x * ratio, view.y * ratio);
   pen.imageSmoothingEnabled = view.scale < 4;
-  pen.imageSmoothingQuality = "high";
+  pen.imageSmoothingQuality = ["pan", "pinch"].includes(gesture?.kind) ? "low" : "high";  // quick while it moves
   pen.drawImage(image, 0, 0, shown.width, shown.height);
   pen.imageSmoothingEnabled = true;
   if (isOn("uncertainty") && uncertainty) pen.drawImage(uncertainty, 0, 0, shown.width, shown.height);
