@@ -137,7 +137,7 @@ class Cine:
         return self.pictures / f"{self.frame + 1:04d}.jpg"
 
     def _image(self) -> PIL.Image.Image:
-        return next(self.clip.read(self.frame, self.frame + 1))
+        return self.clip[self.frame]
 
     def _segment(self, staged: StagedModel, controls: Controls, folder: Path, tell: Callable[[int], None]) -> None:
         started, kept, drawn = time.perf_counter(), [], []

@@ -71,7 +71,7 @@ def read_clip(path: Path) -> Clip:
     try:
         _check_file(path)
         clip = open_clip(path)
-        width, height = next(clip.read(0, 1)).size
+        width, height = clip[0].size
     except (OSError, ValueError) as error:
         raise ValueError(_without_folders(error, path)) from error
     if clip.frames > MAX_FRAMES or clip.frames * width * height > MAX_CLIP_PIXELS:

@@ -18,6 +18,7 @@ from sfrecsam_hf.modeling.false_corrector import INITIAL_BIAS
 from sfrecsam_hf.training.summary import write_summary
 
 IMAGE_SIZE = 64
+SEED = 7
 # Files of tests that start browsers, servers or other processes, or that train, export or compile for long.
 SLOW = {
     "test_compile.py",
@@ -72,7 +73,7 @@ def tiny_config(**overrides) -> SFRecSamConfig:
     return SFRecSamConfig(**{**TINY_PARTS, **overrides})
 
 
-def randomised(model: torch.nn.Module, seed: int = 7) -> torch.nn.Module:
+def randomised(model: torch.nn.Module, seed: int = SEED) -> torch.nn.Module:
     """
     Every weight drawn anew by its name, at a lively scale, so that no path is silent because it starts at zero.
 
@@ -90,9 +91,9 @@ def randomised(model: torch.nn.Module, seed: int = 7) -> torch.nn.Module:
     return model.eval()
 
 
-def tiny_model(**overrides) -> SFRecSamModel:
+def tiny_model(seed: int = SEED, **overrides) -> SFRecSamModel:
     """A model in which everything happens: lesions, masks with both classes, corrections in both directions."""
-    model = randomised(SFRecSamModel(tiny_config(**overrides)))
+    model = randomised(SFRecSamModel(tiny_config(**overrides)), seed)
     with torch.no_grad():
         model.coarse_mask_head.presence[-1].bias.fill_(1.0)
         for half in (model.corrector.false_positive, model.corrector.false_negative):

@@ -16,12 +16,11 @@ import numpy as np
 import PIL.Image
 import pytest
 from conftest import SAMPLES
-from datasets import Dataset, load_dataset
+from datasets import Dataset
 from safetensors.torch import load_file
 
 from sfrecsam_hf import segment
 from sfrecsam_hf.evaluation.metrics import overlap
-from sfrecsam_hf.inference.bundled import bundled_checkpoint
 from sfrecsam_hf.inference.checkpoints import load_checkpoint
 from sfrecsam_hf.inference.visualization import contact_sheet, overlay
 
@@ -70,16 +69,6 @@ def same_picture(path: Path, picture: PIL.Image.Image) -> bool:
     return np.array_equal(np.asarray(PIL.Image.open(path)), np.asarray(picture))
 
 
-def test_predict(run, checkout, bundled):
-    printed = "".join(run(command) for command in commands("predict.py"))
-    for name in ("bus_0180-l", "bus_0560-r", "bus_0850-l"):
-        (found,) = segment(*bundled, [SAMPLES / f"{name}.png"])
-        assert same_picture(
-            Path("outlined") / f"{name}.png", overlay(PIL.Image.open(SAMPLES / f"{name}.png"), found.mask)
-        )
-        assert f"{name}.png: lesion with probability {found.presence:.2f}, {found.mask.sum()} pixels" in printed
-
-
 def test_predict_with_prompts(run, checkout, tiny_checkpoint):
     """With a model that every prompt moves, so that one left out would be seen."""
     scan = SAMPLES / "bus_0180-l.png"
@@ -100,18 +89,6 @@ def test_a_prompt_must_be_given(run, capsys):
     with pytest.raises(SystemExit):
         run(commands("predict_with_prompts.py")[0][:3])
     assert "give --click or --box" in capsys.readouterr().err
-
-
-def test_predict_dataset(run, checkout, bundled):
-    for command in commands("predict_dataset.py"):
-        printed = run(command)
-        rows = load_dataset("parquet", data_files="segmented.parquet", split="train", cache_dir=checkout / "cache")
-        assert len(rows) == 6
-        for row, found in zip(rows, segment(*bundled, rows["image"]), strict=True):
-            predicted = np.asarray(row["predicted"]) > 0
-            assert np.array_equal(predicted, found.mask)
-            assert f"{row['name']:20} Dice {overlap(predicted, np.asarray(row['mask']) > 0)['dice']:.3f}" in printed
-        Path("segmented.parquet").unlink()
 
 
 def test_fine_tune(run, checkout, tiny_checkpoint):
@@ -157,20 +134,6 @@ def test_correct_another_segmenter(run, checkout):
     Path("corrected.png").unlink()
     run(settings, "--steps", "2")
     assert PIL.Image.open("corrected.png").size == (4 * 256, 3 * 272)
-
-
-def test_push(run, checkout, hub, evaluated_run):
-    (checkout / "runs").mkdir()
-    (checkout / "runs" / "mine").symlink_to(evaluated_run)
-    scan = SAMPLES / "bus_0180-l.png"
-    for command, folder in zip(commands("push.py"), (bundled_checkpoint(), evaluated_run / "best"), strict=True):
-        name = command[2]
-        printed = run(command)
-        (found,) = segment(*load_checkpoint(folder), [scan])
-        assert f"{hub.endpoint}/{name}" in printed
-        assert f"a lesion of {found.mask.sum()} pixels, presence {found.presence:.2f}" in printed
-        assert {"README.md", "results.json", "model.safetensors", "modeling_sfrecsam.py"} <= hub.files(name).keys()
-        assert hub.repositories["models", name].private == ("--private" in command)
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import PIL.Image
+import PIL.ImageDraw
 import pytest
 import torch
 from conftest import SAMPLES, tiny_sam
@@ -155,21 +156,6 @@ def test_a_unet_goes_on_from_an_earlier_run(run):
     assert moved < 1e-5, "a rate of almost nothing leaves the weights as they were"
 
 
-def test_the_number_of_passes_changes_the_estimate(run, tiny_checkpoint):
-    plain, chosen = commands("mc_samples.py")
-    more = ["--model", str(tiny_checkpoint)]
-    printed = run(plain, *more, "--samples", "0", "2", "4")
-    rows = json.loads(Path("mc_samples/mc_samples.json").read_text())
-    assert [row["passes"] for row in rows] == [0, 2, 4]
-    assert len({row["auroc"] for row in rows}) == 3, "each row is another estimate"
-    assert printed == Path("mc_samples/mc_samples.md").read_text()
-    PIL.Image.open("mc_samples/mc_samples.png").verify()
-    splits = Path("splits.csv")
-    splits.write_text("image,group,split\nbenign/benign (1).png,a,val\nbenign/benign (4).png,b,val\n")
-    run(chosen, *more)
-    assert [row["passes"] for row in json.loads(Path("mc/mc_samples.json").read_text())] == [0, 4, 8]
-
-
 def test_robustness_compares_every_change_with_the_unchanged_pictures(run, tiny_checkpoint):
     printed = run(commands("robustness.py")[0], "--model", str(tiny_checkpoint))
     rows = json.loads(Path("robustness/robustness.json").read_text())
@@ -221,3 +207,39 @@ def test_the_benchmark_times_the_exported_graph(run):
     (part,) = json.loads(Path("runs/benchmark/benchmark.json").read_text())["runs"]
     assert part["rows"]["SF-RecSAM ONNX"]["seconds_per_image"]["median"] > 0
     assert part["rows"]["SF-RecSAM"]["peak_mib"] > 0
+
+
+def test_a_site_is_fitted_and_judged_on_other_patients(run, tiny_checkpoint):
+    small = ["--base", str(tiny_checkpoint), "--site", "BUSI", "--images", "4", "--draws", "1"]
+    (command,) = commands("sites.py")
+    run(command, *small, "--fits", "filters", "LoRA")
+    rows = json.loads(Path("runs/sites/sites.json").read_text())
+    assert [row["fit"] for row in rows] == ["filters", "LoRA"]
+    assert rows[0]["base"] == rows[1]["base"]
+    for row in rows:
+        assert row["fitted"] != row["base"], "a fit changes something"
+        assert 0 < len(row["judges"]) < 20
+    run(command, *small, "--fits", "filters")
+    assert len(json.loads(Path("runs/sites/sites.json").read_text())) == 2, "what was measured is not done again"
+    assert "| 4 | LoRA |" in Path("runs/sites/sites.md").read_text()
+
+
+def test_another_organ_is_measured_in_millimetres(run, tiny_checkpoint):
+    for name in ("images", "masks"):
+        Path("HC18", name).mkdir(parents=True)
+    ellipse = PIL.Image.new("L", (100, 80))
+    PIL.ImageDraw.Draw(ellipse).ellipse([20, 20, 79, 59], fill=255)
+    table = ["name,pixel_size_mm_after_resize,head_circumference_mm"]
+    for name in ("a", "b"):
+        scan = np.random.default_rng(0).integers(1, 255, (80, 100), dtype=np.uint8)
+        PIL.Image.fromarray(scan).save(f"HC18/images/{name}.png")
+        ellipse.save(f"HC18/masks/{name}.png")
+        table.append(f"{name},0.5,79.3")  # half of the circumference of an ellipse of 60 by 40: 158.65 pixels
+    Path("HC18/index.csv").write_text("\n".join(table))
+    command = ["python", "examples/another_organ.py", "--model", str(tiny_checkpoint), "--data", "HC18"]
+    printed = run(command, "--output", "runs/heads")
+    found = json.loads(Path("runs/heads/another_organ.json").read_text())
+    assert found["outlines of HC18"]["dice"] == 1
+    assert found["outlines of HC18"]["error_mm"] < 0.5
+    assert found[str(tiny_checkpoint)]["error_mm"] > 0.5
+    assert printed.strip() == Path("runs/heads/another_organ.md").read_text().strip()

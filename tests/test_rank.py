@@ -10,7 +10,7 @@ from conftest import SAMPLES
 
 from sfrecsam_hf.cli import main
 from sfrecsam_hf.inference.checkpoints import load_checkpoint
-from sfrecsam_hf.inference.rank import rank
+from sfrecsam_hf.inference.rank import rank, rank_files
 
 SCANS = {path.stem: path for path in sorted(SAMPLES.glob("*[lr].png"))}
 
@@ -46,6 +46,25 @@ def test_the_command_writes_the_order_and_names_what_it_cannot_read(tiny_checkpo
     assert sorted(row["image"] for row in rows) == sorted(SCANS)
     assert [row["rank"] for row in rows] == [str(place) for place in range(1, len(SCANS) + 1)]
     PIL.Image.open(scans / "order" / "ranking.png").verify()
+
+
+def test_a_scan_is_encoded_once(loaded, monkeypatch):
+    model, processor = loaded
+    seen, encode = [], type(model).encode
+
+    def counted(self, pixel_values, *more, **kwargs):
+        seen.append(len(pixel_values))
+        return encode(self, pixel_values, *more, **kwargs)
+
+    monkeypatch.setattr(type(model), "encode", counted)
+    rank(model, processor, SCANS.items())
+    assert sum(seen) == len(SCANS)
+
+
+def test_no_scan_that_can_be_read(loaded, tmp_path):
+    (tmp_path / "broken.png").write_bytes(b"nothing")
+    with pytest.raises(ValueError, match=r"None of the 1 scans can be read: .*broken\.png"):
+        rank_files(*loaded, [str(tmp_path)], tmp_path / "order", 4)
 
 
 def test_the_order_does_not_depend_on_that_of_the_files(loaded):

@@ -31,7 +31,9 @@ _MODULE_OF = {
     "load_busi": "data.loading",
     "load_folder": "data.loading",
     "load_udiat": "data.loading",
+    "open_clip": "data.clips",
     "segment": "modeling.segmentation",
+    "segment_clip": "modeling.clip_tracking",
     "train": "training.trainer",
 }
 

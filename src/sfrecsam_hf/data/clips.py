@@ -5,14 +5,15 @@ A clip is read one frame at a time, so that memory does not grow with its length
 
 import itertools
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import PIL.Image
-import PIL.ImageSequence
 
-from ..modeling.image_reading import EXTENSIONS, check_size, read_rgb
+from ..modeling.image_reading import EXTENSIONS, check_size, picture_frames, read_rgb
 from .dicom import Calibration, as_shown, calibration_of, is_dicom
 
 VIDEO = frozenset({".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".wmv", ".mpg", ".mpeg"})
@@ -21,10 +22,10 @@ CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,asf,mpeg,mpegts,mpegvide
 RATE = 20.0  # frames a second where the file does not say
 
 
-@dataclass(frozen=True)
-class Clip:
+@dataclass(frozen=True, eq=False)
+class Clip(Sequence[PIL.Image.Image]):
     r"""
-    One clip on disk.
+    One clip on disk: a sequence of RGB pictures, of which those asked for are read.
 
     Args:
         path (`Path`): File, or folder of frames.
@@ -40,20 +41,18 @@ class Clip:
     reader: Callable[[int], Iterator[PIL.Image.Image]]
     calibration: Calibration = field(default_factory=Calibration)
 
+    def __len__(self) -> int:
+        return self.frames
+
     def __iter__(self) -> Iterator[PIL.Image.Image]:
-        return self.read()
+        return itertools.islice(self.reader(0), self.frames)
 
-    def read(self, start: int = 0, stop: int | None = None) -> Iterator[PIL.Image.Image]:
-        """The frames from `start` up to and without `stop`, as RGB pictures."""
-        return itertools.islice(self.reader(start), self.frames - start if stop is None else stop - start)
-
-    def backwards(self, start: int, chunk: int = 16) -> Iterator[PIL.Image.Image]:
-        """The frames from `start` down to 0; `chunk` of them are in memory at a time."""
-        stop = start + 1
-        while stop > 0:
-            first = max(stop - chunk, 0)
-            yield from reversed(list(self.read(first, stop)))
-            stop = first
+    def __getitem__(self, index: Any) -> Any:
+        """One frame, or a list of neighbouring ones."""
+        if isinstance(index, slice):
+            start, stop, _ = index.indices(self.frames)
+            return list(itertools.islice(self.reader(start), max(stop - start, 0)))
+        return next(self.reader(range(self.frames)[index]))
 
 
 def is_clip(path: str | Path) -> bool:
@@ -122,16 +121,7 @@ def _picture(path: Path) -> Clip:
     except (OSError, SyntaxError) as error:
         raise ValueError(f"{path} is not a clip that Pillow can read; export it as GIF, MP4 or DICOM.") from error
 
-    def reader(start: int) -> Iterator[PIL.Image.Image]:
-        with PIL.Image.open(path) as image:
-            for index in range(start, frames):
-                try:
-                    image.seek(index)
-                    yield read_rgb(image.copy(), name=f"frame {index + 1} of {path}")
-                except (OSError, EOFError, SyntaxError) as error:
-                    raise ValueError(f"Frame {index + 1} of {path} is damaged; export the clip again.") from error
-
-    return Clip(path, frames, 1000 / milliseconds, reader)
+    return Clip(path, frames, 1000 / milliseconds, partial(picture_frames, path))
 
 
 def _dicom_frames(path: Path) -> int:

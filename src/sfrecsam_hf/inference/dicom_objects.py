@@ -77,10 +77,17 @@ def capture_file(answer: Answer) -> dict[str, bytes]:
 
 
 def _scan(answer: Answer) -> tuple[pydicom.Dataset, bool]:
-    """The data set of the scan, and whether it was made here because there is no DICOM file with identifiers."""
+    """
+    The data set of the scan, and whether it was made here: because there is no DICOM file with identifiers, or because
+    the scan is one frame of it, which cannot be referred to alone as an ultrasound clip has no geometry of its frames.
+    """
+    known: dict[str, Any] = {}
     if answer.source is not None:
-        dataset = pydicom.dcmread(answer.source)
-        if all(dataset.get(name) for name in IDENTIFIERS):
+        header = pydicom.dcmread(answer.source, stop_before_pixels=True)
+        if int(header.get("NumberOfFrames") or 1) > 1:
+            known = {name: header.get(name) or None for name in PATIENT_AND_STUDY}
+        elif all(header.get(name) for name in IDENTIFIERS):
+            dataset = pydicom.dcmread(answer.source)
             for name in PATIENT_AND_STUDY:
                 if name not in dataset:
                     setattr(dataset, name, "")
@@ -91,7 +98,8 @@ def _scan(answer: Answer) -> tuple[pydicom.Dataset, bool]:
             return dataset, False
     pixels = hashlib.sha256(answer.scan.tobytes()).hexdigest()
     study, instance = (generate_uid(entropy_srcs=[answer.name, pixels, role]) for role in ("study", "scan"))
-    return _capture(answer.scan, {"StudyInstanceUID": study}, instance, SCAN_SERIES), True
+    known["StudyInstanceUID"] = known.get("StudyInstanceUID") or study
+    return _capture(answer.scan, known, instance, SCAN_SERIES), True
 
 
 def _capture(picture: PIL.Image.Image, about: dict[str, Any], instance: str, series: int) -> pydicom.Dataset:

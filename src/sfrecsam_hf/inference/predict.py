@@ -192,10 +192,9 @@ class _Run:
                 if self.prompts and frame > clip.frames:
                     raise ValueError(f"{shown(picture.path)} has {clip.frames} frames, so that none is frame {frame}.")
                 prompts = {frame - 1: self.prompts} if self.prompts else None
-                options = {name: value for name, value in self.options.items() if name != "mirror"}
-                stem = self.output / picture.name
+                stem, more = self.output / picture.name, {"formats": self.formats, **self.options}
                 self.clips[picture.name] = predict_clip(
-                    self.model, self.processor, clip, stem, prompts, self.mm_per_pixel, quiet, **options
+                    self.model, self.processor, clip, stem, prompts, self.mm_per_pixel, quiet, **more
                 )
             except Exception as error:  # whatever is wrong with one clip stops no other
                 if isinstance(error, OSError) and is_full(error):

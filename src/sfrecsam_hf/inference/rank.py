@@ -1,7 +1,7 @@
 """Which unlabelled scans to label next: the uncertain, the undecided, and those unlike what was chosen before them."""
 
 import csv
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from tqdm import tqdm
 from ..data.dicom import is_dicom, read_dicom
 from ..modeling.image_reading import read_rgb
 from ..modeling.modeling_sfrecsam import SFRecSamModel
-from ..modeling.segmentation import segment
+from ..modeling.segmentation import Segmentation, segment, segmentations
 from .inputs import find_pictures, signed
 from .visualization import contact_sheet, overlay
 from .writing import in_words, replacing
@@ -62,11 +62,13 @@ def rank(
     """
     names, embeddings, uncertainties, presences = [], [], [], []
     for name, image in tqdm(scans, desc="looking", total=total):
-        (found,) = segment(model, processor, [image], presence_threshold=0.0)
+        embedding, found = _looked_at(model, processor, image)
         names.append(name)
-        embeddings.append(_embedding(model, processor, image))
+        embeddings.append(embedding)
         uncertainties.append(_uncertainty(found.uncertainty, found.probability))
         presences.append(found.presence)
+    if not names:
+        return []
     embedded, uncertainty, presence = np.stack(embeddings), np.array(uncertainties), np.array(presences)
     undecided = -np.abs(presence - model.config.presence_threshold)
     worth = (rankdata(uncertainty) + rankdata(undecided)) / len(names)
@@ -82,14 +84,15 @@ def rank(
 
 
 @torch.inference_mode()
-def _embedding(model: SFRecSamModel, processor: Any, image: Any) -> np.ndarray:
-    """The mean of SAM's image embeddings over the image, of unit length."""
-    inputs = processor(read_rgb(image), return_tensors="pt")
-    encoded = model.get_image_embeddings(
-        inputs["pixel_values"].to(model.device, model.dtype), inputs["reshaped_input_sizes"].to(model.device)
-    )
+def _looked_at(model: SFRecSamModel, processor: Any, image: Any) -> tuple[np.ndarray, Segmentation]:
+    """Of one encoder pass the mean of SAM's image embeddings over the image, of unit length, and the answer."""
+    inputs = processor(read_rgb(image)).to(model.device)
+    pixels, sizes = inputs["pixel_values"].to(model.dtype), inputs["reshaped_input_sizes"]
+    encoded = model.get_image_embeddings(pixels, sizes)
+    outputs = model(image_embeddings=encoded, scan_boxes=inputs["scan_boxes"], presence_threshold=0.0)
+    (found,) = segmentations(outputs, inputs["original_sizes"].tolist(), processor.image_processor, tidy=False)
     mean = encoded.image_embeddings.float().mean((0, 2, 3)).cpu().numpy()
-    return mean / max(float(np.linalg.norm(mean)), 1e-12)
+    return mean / max(float(np.linalg.norm(mean)), 1e-12), found
 
 
 def _uncertainty(entropy: np.ndarray, probability: np.ndarray) -> float:
@@ -103,6 +106,8 @@ def rank_files(
 ) -> tuple[list[Ranked], list[str], list[str]]:
     """
     Ranks the scans among files, folders and globs; writes `ranking.csv`, and the first ones as `ranking.png`.
+
+    For the picture these are segmented once more, since the masks of all need not fit into memory.
 
     Args:
         model ([`SFRecSamModel`]): In evaluation mode.
@@ -121,20 +126,21 @@ def rank_files(
     output = Path(output)
     found = find_pictures(inputs, output)
     problems = list(found.missing)
-    readable: dict[str, Path] = {}
-    for picture in found.pictures:
-        try:
-            _read(picture.path)
-        except Exception as error:  # whatever is wrong with one file stops no other
-            problems.append(
-                in_words(error, picture.path) if isinstance(error, OSError) and error.errno else str(error)
-            )
-        else:
-            readable[picture.name] = picture.path
-    if not readable:
-        raise ValueError(f"None of the {len(found.pictures)} scans can be read: {problems[0]}")
+    paths = {picture.name: picture.path for picture in found.pictures}
+
+    def readable() -> Iterator[tuple[str, PIL.Image.Image]]:
+        for name, path in paths.items():
+            try:
+                scan = _read(path)
+            except Exception as error:  # whatever is wrong with one file stops no other
+                problems.append(in_words(error, path) if isinstance(error, OSError) and error.errno else str(error))
+            else:
+                yield name, scan
+
     output.mkdir(parents=True, exist_ok=True)  # before the work, which would else be lost
-    ranked = rank(model, processor, ((name, _read(path)) for name, path in readable.items()), total=len(readable))
+    ranked = rank(model, processor, readable(), total=len(paths))
+    if not ranked:
+        raise ValueError(f"None of the {len(paths)} scans can be read: {problems[0]}")
     with replacing(output / TABLE) as fresh, fresh.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
@@ -142,7 +148,7 @@ def rank_files(
             values = {name: f"{getattr(one, name):.4f}" for name in COLUMNS[2:]}
             writer.writerow({"rank": place, "image": one.name, **values})
     first = ranked[:shown]
-    pictures = [_read(readable[one.name]) for one in first]
+    pictures = [_read(paths[one.name]) for one in first]
     found_masks = segment(model, processor, pictures, presence_threshold=0.0)
     tiles = [overlay(picture, one.mask) for picture, one in zip(pictures, found_masks, strict=True)]
     sheet = contact_sheet(tiles, [f"{place}. {one.name}" for place, one in enumerate(first, 1)])

@@ -62,6 +62,13 @@ MEASURED = (
     "mean_uncertainty",
     *MILLIMETRES,
 )
+FRAMES = "_frames.csv"  # of a clip, after its name
+FRAME_COLUMNS: dict[str, tuple[type, str]] = {
+    "frame": (int, "number of the frame, from 1"),
+    "seconds": (float, "when it is shown"),
+    **{name: IMAGE_COLUMNS[name] for name in MEASURED},
+    "measure_here": (int, "1 on the frame with the longest diameter, 0 on the others"),
+}
 TABLES = {IMAGES: IMAGE_COLUMNS, LESIONS: LESION_COLUMNS}
 REMEMBERED = ("source", "content", "settings", "checkpoint")
 
@@ -177,7 +184,7 @@ def rows_of(
 def meanings() -> str:
     """What each column says, as plain text."""
     lines = []
-    for name, columns in TABLES.items():
+    for name, columns in (TABLES | {f"NAME{FRAMES} of a clip": FRAME_COLUMNS}).items():
         lines += [f"{name}", *(f"  {column:26} {meaning}" for column, (_, meaning) in columns.items()), ""]
     return "\n".join(lines)
 

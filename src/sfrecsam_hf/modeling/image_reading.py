@@ -4,6 +4,7 @@ import logging
 import os
 import re
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -58,6 +59,31 @@ def read_rgb(image: ImageLike, name: str = "image") -> PIL.Image.Image:
             return _flattened(image)
         image = np.asarray(image)
     return PIL.Image.fromarray(_rgb_array(image, name))
+
+
+def picture_frames(path: str | Path, start: int = 0) -> Iterator[PIL.Image.Image]:
+    """
+    The frames of a GIF, APNG, WebP or TIFF from an index on, each read as by [`read_rgb`] when it is asked for.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: Pillow cannot read it, or a frame is damaged.
+    """
+    file, name = file_of(path, "clip")
+    try:
+        opened = PIL.Image.open(file)
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ValueError(
+            f"{name} is not a clip that Pillow can read; read a video or DICOM by sfrecsam_hf.open_clip and give its "
+            "frames."
+        ) from error
+    with opened as image:
+        for index in range(start, getattr(image, "n_frames", 1)):
+            try:
+                image.seek(index)
+                yield read_rgb(image.copy(), name=f"frame {index + 1} of {name}")
+            except (OSError, EOFError, SyntaxError) as error:
+                raise ValueError(f"Frame {index + 1} of {name} is damaged; export the clip again.") from error
 
 
 def read_mask(mask: ImageLike, name: str = "mask") -> np.ndarray:
@@ -195,7 +221,10 @@ def open_image(file: Path | BinaryIO, name: str) -> PIL.Image.Image:
         raise ValueError(f"{name} is not an image that Pillow can read; {remedy}.") from error
     frames = getattr(image, "n_frames", 1)
     if image.format != "MPO" and frames > 1:  # a camera's MPO is one picture and its previews
-        raise ValueError(f"{name} has {frames} frames; export the one to use, or give it to `sfrecsam predict`.")
+        raise ValueError(
+            f"{name} has {frames} frames; export the one to use, give it to `sfrecsam predict`, or call the "
+            "pipeline with clip=True."
+        )
     _reduce(image, name)
     return image
 

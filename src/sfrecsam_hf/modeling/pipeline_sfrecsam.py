@@ -1,7 +1,7 @@
 """Pipelines: `lesion-segmentation`, and transformers' own `image-segmentation` and `mask-generation`."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,13 +13,15 @@ from torch.utils.data import Dataset
 from transformers import MaskGenerationPipeline, Pipeline
 from transformers.models.sam.image_processing_pil_sam import _mask_to_rle
 
-from .image_reading import read_rgb
+from .clip_tracking import segment_clip
+from .image_reading import picture_frames, read_rgb
 from .image_sources import ImageLike, is_image
 from .processing_sfrecsam import SFRecSamProcessor
 from .scan_frame import ScanFrame
 from .segmentation import Segmentation, segment_batch
 
 PROMPTS = ("input_points", "input_labels", "input_boxes")
+CLIP_BATCH = 8  # frames at a time
 OPTIONS = ("mc_samples", "suspicion_threshold", "presence_threshold", "correctors", "mirror", "tidy")
 
 
@@ -75,11 +77,18 @@ class LesionSegmentationPipeline(_SFRecSamPipeline, Pipeline):
     segmenter("image.png", input_points=[[120, 140]], mc_samples=16)
     for found in segmenter(dataset["image"], batch_size=8):
         print(found["measurements"])
+    for found in segmenter("clip.gif", clip=True):
+        print(found["box"])
     ```
     """
 
     def __call__(  # type: ignore[override]
-        self, images: Any, batch_size: int | None = None, num_workers: int | None = None, **options: Any
+        self,
+        images: Any,
+        batch_size: int | None = None,
+        num_workers: int | None = None,
+        clip: bool = False,
+        **options: Any,
     ) -> dict[str, Any] | list[dict[str, Any]] | Iterator[dict[str, Any]]:
         """
         Args:
@@ -88,8 +97,12 @@ class LesionSegmentationPipeline(_SFRecSamPipeline, Pipeline):
                 generator, a column of a data set, or any other iterable of these.
             batch_size (`int`, *optional*): Images at a time, 1 if not given; it does not change the masks.
             num_workers (`int`, *optional*): Processes that read images.
+            clip (`bool`): The images are the frames of one clip, in order, and the lesion is followed through them as
+                by [`segment_clip`]. A path is that of a GIF, APNG, WebP or TIFF; of a video or a DICOM file give
+                `sfrecsam_hf.open_clip(path)`.
             input_points, input_labels, input_boxes (`list`, *optional*):
-                Prompts of one image, in its pixels, as for [`SFRecSamProcessor`]; with several images for each one.
+                Prompts of one image, in its pixels, as for [`SFRecSamProcessor`]; with several images for each one; of
+                a clip those of its first frame. On another frame they come with it, in a mapping.
             mc_samples, suspicion_threshold, presence_threshold, correctors:
                 As for [`SFRecSamModel.forward`].
             tidy (`bool`, *optional*): False gives the mask as the model says it, with specks, holes and steps.
@@ -114,9 +127,31 @@ class LesionSegmentationPipeline(_SFRecSamPipeline, Pipeline):
         """
         if isinstance(images, list) and not images:
             raise ValueError("images is empty; pass at least one image.")
+        if clip:
+            found = self._followed(images, CLIP_BATCH if batch_size is None else batch_size, **options)
+            return list(found) if isinstance(images, list) else found
         if not is_image(images) and not isinstance(images, Mapping | list | Dataset):
             images = (image for image in images)
         return super().__call__(images, batch_size=batch_size, num_workers=num_workers, **options)
+
+    def _followed(self, frames: Any, batch_size: int, **parameters: Any) -> Iterator[dict[str, Any]]:
+        """The answer to each frame of a clip."""
+        prompts, options, _ = self._sanitize_parameters(**parameters)
+        prompts, options = self._preprocess_params | prompts, self._forward_params | options
+        by_frame = {0: prompts} if prompts else {}
+        if isinstance(frames, str | Path):
+            frames = picture_frames(frames)
+        elif is_image(frames) or isinstance(frames, Mapping):
+            raise ValueError(f"clip=True needs the frames of a clip, or its path, but got a {type(frames).__name__}.")
+        if isinstance(frames, list):
+            entries = [self.preprocess(frame) if isinstance(frame, Mapping) else {"image": frame} for frame in frames]
+            frames = [entry["image"] for entry in entries]
+            by_frame |= {index: entry["prompts"] for index, entry in enumerate(entries) if entry.get("prompts")}
+        if by_frame and not isinstance(frames, Sequence):
+            frames = list(frames)
+        processor = SFRecSamProcessor(self.image_processor)
+        found = segment_clip(self.model, processor, frames, by_frame, batch_size, **options)
+        return (self.postprocess({"found": [[answer]]}) for _, answer in found)
 
     def _sanitize_parameters(self, **parameters: Any) -> tuple[dict, dict, dict]:
         if unknown := sorted(parameters.keys() - {*PROMPTS, *OPTIONS}):

@@ -50,7 +50,7 @@ class Fit:
     parts: tuple[str, ...] = PARTS
     steps: int = 40
     batch_size: int = 8
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-4
     augmentation: float = 0.7
     folds: int = 4
     seed: int = 0
