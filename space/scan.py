@@ -128,7 +128,8 @@ class Scan:
                 decoding += time.perf_counter() - before
             self._decoded[key] = self._decoded.pop(key)  # what was used longest ago is first, and goes first
             if (prompt, controls) not in self._corrected:
-                self._corrected[prompt, controls] = staged.correct(self.encoded, self._decoded[key], controls)
+                found = staged.correct(self.encoded, self._decoded[key], controls)
+                self._corrected[prompt, controls] = staged.look_closer(found, self.encoded, prompt, controls)
             self._corrected[prompt, controls] = self._corrected.pop((prompt, controls))
             return self._corrected[prompt, controls]
 

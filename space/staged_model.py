@@ -16,6 +16,7 @@ from sfrecsam_hf import (
 )
 from sfrecsam_hf.inference.guided import AUTOMATIC, Prompt
 from sfrecsam_hf.inference.identity import checkpoint_hash
+from sfrecsam_hf.modeling.closer_look import Click, look_closer
 from sfrecsam_hf.modeling.scan_frame import ScanFrame
 from sfrecsam_hf.modeling.segmentation import segmentations
 
@@ -113,3 +114,16 @@ class StagedModel:
         output = SFRecSamOutput.from_stages(decoded, correction, scan_boxes=boxes, text=encoded.text)
         output = self.model.apply_presence_threshold(output, controls.presence_threshold)
         return segmentations(output, [encoded.frame.size[::-1]], self.processor.image_processor)[0]
+
+    def look_closer(
+        self, found: Segmentation, encoded: EncodedImage, prompt: Prompt, controls: Controls
+    ) -> Segmentation:
+        """Asks about a part of the image where the answer leaves out a click on a lesion, as [`segment`] does."""
+
+        def answer(part: PIL.Image.Image, clicks: list[Click]) -> Segmentation:
+            points, labels = tuple((x, y) for x, y, _ in clicks), tuple(label for *_, label in clicks)
+            near, clicked = self.encode(part), Prompt(points, labels)
+            return self.correct(near, self.decode(near, clicked, controls.mc_samples), controls)
+
+        clicks = [(*point, label) for point, label in zip(prompt.points, prompt.labels, strict=True)]
+        return look_closer(found, encoded.image, clicks, answer)
