@@ -243,7 +243,7 @@ class _Tracker:
         if last.place != one.place:
             return False
         both, either = (np.count_nonzero(join(last.mask, one.mask)) for join in (np.logical_and, np.logical_or))
-        return bool(bool(self.prompts) or both <= SAME * either)
+        return bool(self.prompts) or bool(both <= SAME * either)
 
     def _boxes_before(self, frames: Any, batch_size: int) -> dict[int, list[float]]:
         """The lesion's box on each frame before the first one that the user pointed at, followed backward."""
