@@ -60,8 +60,11 @@ class LabelStudio:
         return answer
 
     def image(self, task: dict[str, Any]) -> PIL.Image.Image:
-        """The scan of a task."""
-        return read_rgb(self.ask("GET", task["data"]["image"]).content, name=task["data"]["image"])
+        """The scan of a task. The token goes to Label Studio alone."""
+        path = task["data"]["image"]
+        if not path.startswith("/") or path.startswith("//"):
+            raise ValueError(f"{path} does not lie on Label Studio; upload the scan there.")
+        return read_rgb(self.ask("GET", path).content, name=path)
 
 
 def prompts_of(regions: list[dict[str, Any]]) -> list[Prompt]:

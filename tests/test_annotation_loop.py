@@ -190,6 +190,13 @@ def test_what_is_exported_is_what_adapt_reads(studio, tmp_path, monkeypatch):
     assert not np.asarray(rows["00002"]["mask"]).any()
 
 
+@pytest.mark.parametrize("address", ["https://elsewhere.org/scan.png", "//elsewhere.org/scan.png"])
+def test_the_token_goes_to_label_studio_alone(address):
+    server = LabelStudio("http://localhost:9", "token")
+    with pytest.raises(ValueError, match="does not lie on Label Studio"):
+        server.image({"data": {"image": address}})
+
+
 def test_a_wrong_token_is_said_in_one_sentence(studio, tmp_path):
     with pytest.raises(RuntimeError, match="Label Studio answers 401"):
         export(LabelStudio(studio, "wrong"), 1, str(tmp_path / "corrected"))
