@@ -27,7 +27,7 @@ def test_points_keep_their_relative_place(height, width, x, y):
 
 def test_nothing_given_nothing_added():
     inputs = PROCESSOR(IMAGES)
-    assert set(inputs) == {"pixel_values", "original_sizes", "scan_boxes", "reshaped_input_sizes"}
+    assert set(inputs) == {"pixel_values", "original_sizes", "scan_boxes", "reshaped_input_sizes", "text"}
     assert isinstance(inputs["pixel_values"], torch.Tensor)
 
 

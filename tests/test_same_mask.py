@@ -6,7 +6,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
-from conftest import SAMPLES, scan, tiny_model
+from conftest import SAMPLES, scan
 from datasets import Dataset, Features, Image
 from PIL import ImageOps
 from transformers import AutoImageProcessor, AutoModel, AutoProcessor, pipeline
@@ -32,15 +32,6 @@ def files(tmp_path_factory):
     scan(60, 90, seed=3)[0].save(speckle)
     ImageOps.expand(PIL.Image.open(bare[0]).convert("RGB"), BORDERS, 0).save(framed)
     return [*bare, speckle, framed]
-
-
-@pytest.fixture(scope="module")
-def tiny_checkpoint(tmp_path_factory, processor):
-    """One that marks a part of each sample scan; with the usual weights all of it is lesion."""
-    folder = tmp_path_factory.mktemp("checkpoint")
-    tiny_model(seed=9).save_pretrained(folder)
-    processor.save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

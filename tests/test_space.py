@@ -772,7 +772,7 @@ def test_no_call_keeps_reads_or_removes_a_file_that_was_not_uploaded(space_page,
     client.predict(handed(SAMPLES[0]), api_name="/segment")
     path = NAMED_BY_AN_ATTACKER[kind](Path(os.environ["GRADIO_TEMP_DIR"]))
     named = {"path": str(path), "meta": {"_type": "gradio.FileData"}}
-    data = [[named], None, 2, 0.5, 0.5, []] if call == "batch" else [named, [], [], [], 2, 0.5, 0.5, []]
+    data = [[named], None, 2, 0.5, 0.5, []] if call == "batch" else [named, [], [], [], 2, 0.5, 0.5, [], "mask"]
     before, api, session = path.read_bytes(), f"{space_page.local_url}gradio_api", f"attacker-{call}-{kind}"
     with httpx.stream("GET", f"{api}/heartbeat/{session}") as held:
         lines = held.iter_lines()  # kept: the connection is closed with it

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import IMAGE_SIZE, tiny_model
+from conftest import IMAGE_SIZE, STEADY_SEED, tiny_model
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 
@@ -104,9 +104,10 @@ def test_the_documented_lines_run(monkeypatch):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @torch.no_grad()
-def test_the_device_map_and_the_number_format_are_free(pixels, tiny_checkpoint, dtype):
-    expected = SFRecSamModel.from_pretrained(tiny_checkpoint)(pixels).pred_masks
-    model = SFRecSamModel.from_pretrained(tiny_checkpoint, device_map="auto", dtype=dtype)
+def test_the_device_map_and_the_number_format_are_free(pixels, tmp_path, dtype):
+    tiny_model(STEADY_SEED).save_pretrained(tmp_path)
+    expected = SFRecSamModel.from_pretrained(tmp_path)(pixels).pred_masks
+    model = SFRecSamModel.from_pretrained(tmp_path, device_map="auto", dtype=dtype)
     assert {parameter.dtype for parameter in model.parameters()} == {dtype}
     found = model(pixels.to(model.device, dtype)).pred_masks
     assert (found.float() > 0).eq(expected > 0).float().mean() > (0.97 if dtype == torch.bfloat16 else 0.9999)
