@@ -4,9 +4,9 @@
         --modality "obstetric ultrasound" --output runs/heads
     python examples/another_organ.py --model runs/heads/best --data HC18 --splits splits.csv --split test
 
-`HC18/index.csv` holds the size of a pixel and the circumference that was recorded for each image. That of a mask is
-the circumference of the ellipse with the mask's area and second moments. Writes `another_organ.json` and
-`another_organ.md`, a line for each checkpoint.
+`HC18/index.csv` holds the width of each image, the size of its pixels at this width, and the circumference that was
+recorded; the images may have been made smaller since. The circumference of a mask is that of the ellipse with its area
+and second moments. Writes `another_organ.json` and `another_organ.md`, a line for each checkpoint.
 """
 
 import argparse
@@ -47,8 +47,9 @@ def main() -> None:
     with (Path(options.data) / "index.csv").open(newline="") as file:
         index = {row["name"]: row for row in csv.DictReader(file)}
     recorded = np.array([float(index[name]["head_circumference_mm"]) for name in rows["name"]])
-    size = np.array([float(index[name]["pixel_size_mm_after_resize"]) for name in rows["name"]])
     truths = [np.asarray(mask) > 0 for mask in rows["mask"]]
+    told = [(float(index[name]["pixel_size_mm_after_resize"]), float(index[name]["width"])) for name in rows["name"]]
+    size = np.array([pixel * width / true.shape[1] for (pixel, width), true in zip(told, truths, strict=True)])
     found_file = Path(options.output) / "another_organ.json"
     found = json.loads(found_file.read_text()) if found_file.is_file() else {}
     found["outlines of HC18"] = judged(truths, truths, size, recorded)

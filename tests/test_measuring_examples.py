@@ -229,12 +229,12 @@ def test_another_organ_is_measured_in_millimetres(run, tiny_checkpoint):
         Path("HC18", name).mkdir(parents=True)
     ellipse = PIL.Image.new("L", (100, 80))
     PIL.ImageDraw.Draw(ellipse).ellipse([20, 20, 79, 59], fill=255)
-    table = ["name,pixel_size_mm_after_resize,head_circumference_mm"]
+    table = ["name,width,pixel_size_mm_after_resize,head_circumference_mm"]
     for name in ("a", "b"):
         scan = np.random.default_rng(0).integers(1, 255, (80, 100), dtype=np.uint8)
         PIL.Image.fromarray(scan).save(f"HC18/images/{name}.png")
         ellipse.save(f"HC18/masks/{name}.png")
-        table.append(f"{name},0.5,79.3")  # half of the circumference of an ellipse of 60 by 40: 158.65 pixels
+        table.append(f"{name},200,0.25,79.3")  # the ellipse has 158.65 pixels, of 0.5 mm since the width was halved
     Path("HC18/index.csv").write_text("\n".join(table))
     command = ["python", "examples/another_organ.py", "--model", str(tiny_checkpoint), "--data", "HC18"]
     printed = run(command, "--output", "runs/heads")
