@@ -47,8 +47,8 @@ def test_diameters_are_those_of_all_corners_of_all_pixels(mask, spacing):
     longest, perpendicular = diameters(mask, spacing)
     assert longest == pytest.approx(pdist(corners).max())
     assert perpendicular <= longest + 1e-9
-    pairs = (second - first for first in corners for second in corners)
-    directions = [pair / longest for pair in pairs if np.linalg.norm(pair) == pytest.approx(longest)]
+    pairs = (corners - corners[:, None]).reshape(-1, 2)
+    directions = np.unique(pairs[np.isclose(np.hypot(*pairs.T), longest, rtol=1e-6)] / longest, axis=0)
     lengths = [longest_across(corners, direction) for direction in directions]
     assert any(perpendicular == pytest.approx(length, abs=1e-6) for length in lengths)
 
