@@ -1,8 +1,8 @@
 """Fits a checkpoint to another scanner or hospital with a handful of its labelled images (METHOD 9).
 
-What is re-tuned is small: frequency filters, fusion gates and norm affines, and the presence threshold. Whether it
-helps is judged on images of the site that the fit did not see, by cross-validation over the handful. Where it does not
-help, the base is kept.
+What is re-tuned is small: frequency filters, fusion gates, norm affines (those of the pretrained convolutions too), the
+presence score, and its threshold. Whether it helps is judged on images of the site that the fit did not see, by
+cross-validation over the handful. Where it does not help, the base is kept.
 """
 
 import copy
