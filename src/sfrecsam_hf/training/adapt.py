@@ -1,7 +1,7 @@
 """Fits a checkpoint to another scanner or hospital with a handful of its labelled images (METHOD 9).
 
-What is re-tuned is small: frequency filters, fusion gates, norm affines (those of the pretrained convolutions too), the
-presence score, and its threshold. Whether it helps is judged on images of the site that the fit did not see, by
+What is re-tuned is small: frequency filters, fusion gates, norm affines (also of the pretrained convolutions), and
+the presence score with its threshold. Whether it helps is judged on images of the site that the fit did not see, by
 cross-validation over the handful. Where it does not help, the base is kept.
 """
 
