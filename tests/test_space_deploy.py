@@ -139,7 +139,7 @@ def test_the_repository_holds_the_space_the_package_and_nothing_else(staged):
     } <= {path.name for path in staged.iterdir()}
     files = [path for path in staged.rglob("*") if path.is_file() and ".cache" not in path.parts]
     kinds = {path.suffix for path in files}
-    assert kinds <= {".py", ".md", ".txt", ".png", ".css", ".html", ".js", ".gitattributes"}
+    assert kinds <= {".py", ".md", ".txt", ".png", ".css", ".html", ".js", ".typed", ".gitattributes"}
     assert all(path.stat().st_size < 400_000 for path in files)
 
 
