@@ -15,8 +15,14 @@ README = (Path(__file__).resolve().parents[1] / "README.md").read_text()
 
 
 def test_three_lines_give_a_mask(hub, tmp_path):
-    (lines,) = re.findall(r"```python\n([^`]*trust_remote_code=True[^`]*)```", README)
-    assert len(lines.split("\n\n")) == 2
+    first, lines = re.search(r"```python\n(.*\n)((?:.*\n)*?)```", README).groups()
+    assert first == "import sfrecsam_hf\n"
+    for here, there in (
+        ('model="hub_card"', 'model="org/sf-recsam", trust_remote_code=True'),
+        ("space/samples/bus_0180-l.png", "image.png"),
+    ):
+        assert here in lines
+        lines = lines.replace(here, there)
     assert len([line for line in lines.splitlines() if line]) == 3
     model, processor = load_checkpoint(device="cpu")
     model.push_to_hub("org/sf-recsam")

@@ -33,8 +33,8 @@ sys.exit(main(sys.argv[1:]))
 
 def settings(folder: Path, output: Path, **changes) -> Path:
     """Written beside the output; two processes of two images each see what one sees of four."""
-    config = short_run(folder, output, epochs=1, ema_decay=0.0, overrides=WITHOUT_DROPOUT, **changes)
-    config.to_yaml(output.with_suffix(".yaml"))
+    chosen = {"epochs": 1, "ema_decay": 0.0, "overrides": WITHOUT_DROPOUT, **changes}
+    short_run(folder, output, **chosen).to_yaml(output.with_suffix(".yaml"))
     return output.with_suffix(".yaml")
 
 
