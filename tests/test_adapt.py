@@ -16,7 +16,7 @@ from sfrecsam_hf.modeling.site_adaptation import FILE, fingerprint, save_adaptat
 from sfrecsam_hf.training import adapt as adapting
 from sfrecsam_hf.training.adapt import Fit, adapt
 
-QUICK = Fit(steps=2, batch_size=4, learning_rate=0.05, folds=2)
+QUICK = Fit(steps=2, batch_size=4, learning_rate=0.002, folds=2)
 
 
 @pytest.fixture(scope="module")
