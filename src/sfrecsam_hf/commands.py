@@ -183,16 +183,13 @@ def adapt(
 
 
 def _adapt_threshold(data: str, output: str, normals: float, model: str | None) -> int:
-    from .data.dicom import is_dicom, read_dicom
     from .inference.checkpoints import load_checkpoint
-    from .inference.inputs import find_pictures
-    from .modeling.image_reading import read_rgb
+    from .inference.inputs import find_pictures, read_scan
     from .training.adapt import adapt_threshold
 
     found = find_pictures([data], output)
     print(*found.left_out_in_words(), sep="\n", end="\n" * bool(found.left_out))
-    paths = (picture.path for picture in found.pictures)
-    scans = (read_dicom(path)[0] if is_dicom(path) else read_rgb(path) for path in paths)
+    scans = (read_scan(picture.path) for picture in found.pictures)
     threshold = adapt_threshold(*load_checkpoint(model), scans, normals, output, model)
     print(f"kept: thresholds; presence threshold {threshold:.3f}; use it with --model {output}")
     return 0

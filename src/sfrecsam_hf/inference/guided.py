@@ -8,11 +8,11 @@ import PIL.Image
 import PIL.ImageDraw
 from scipy import ndimage
 
+from ..modeling.closer_look import MAPS, pixel_at
 from ..modeling.segmentation import Segmentation
 from ..modeling.tidying import components
 
 BOX_MARGIN = 0.1  # of the box's sides: how far an answer may reach beyond a box drawn by hand
-MAPS = ("probability", "initial_probability", "final_probability", "uncertainty")
 SEAM = 0.1  # of the region's side: how softly one answer's maps pass into another's
 ABOVE_HALF = 0.5 + 1e-6
 
@@ -199,25 +199,20 @@ def _masked(found: Segmentation, mask: np.ndarray, initial: np.ndarray) -> Segme
 
 
 def _on(point: Point, mask: np.ndarray) -> bool:
-    return bool(mask[_pixel(point, mask.shape)])
-
-
-def _pixel(point: Point, shape: tuple[int, int]) -> tuple[int, int]:
-    """Row and column of the pixel at `(x, y)`; the right and bottom edge belong to the last one."""
-    return min(int(point[1]), shape[0] - 1), min(int(point[0]), shape[1] - 1)
+    return bool(mask[pixel_at(point, mask.shape)])
 
 
 def _piece_at(mask: np.ndarray, point: Point) -> np.ndarray:
     """The connected piece of the mask at a point; nothing if there is none."""
     labels, _ = components(mask)
-    own = labels[_pixel(point, mask.shape)]
+    own = labels[pixel_at(point, mask.shape)]
     return labels == own if own else np.zeros_like(mask)
 
 
 def _pieces_of(mask: np.ndarray, clicks: tuple[Point, ...]) -> np.ndarray:
     """The pieces that clicks stand on; the piece nearest to the first of them if they stand on none."""
     labels, _ = components(mask)
-    own = {int(labels[_pixel(click, mask.shape)]) for click in clicks} - {0}
+    own = {int(labels[pixel_at(click, mask.shape)]) for click in clicks} - {0}
     if not own and labels.any():
         rows, columns = np.nonzero(labels)
         nearest = np.hypot(rows + 0.5 - clicks[0][1], columns + 0.5 - clicks[0][0]).argmin()

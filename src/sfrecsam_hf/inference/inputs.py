@@ -11,10 +11,10 @@ import PIL.Image
 from PIL.PngImagePlugin import PngInfo
 
 from ..data.clips import VIDEO, written_by
-from ..data.dicom import is_dicom, is_segmentation
+from ..data.dicom import is_dicom, is_segmentation, read_dicom
 from ..data.files import File, files_of, is_hub_name
 from ..data.pairing import masks_among
-from ..modeling.image_reading import EXTENSIONS
+from ..modeling.image_reading import EXTENSIONS, read_rgb
 
 FORMULAS = ("=", "+", "-", "@")  # with which a spreadsheet takes a cell for one
 OWN = "predictions"  # with which the names of the files of a whole run begin
@@ -100,6 +100,11 @@ def find_pictures(inputs: list[str], output: str | Path) -> Inputs:
         _nothing_to_do(inputs, found)
     found.pictures = _named(list(scans.values()))
     return found
+
+
+def read_scan(path: Path) -> PIL.Image.Image:
+    """A still scan, DICOM or a picture, in RGB and upright."""
+    return read_dicom(path)[0] if is_dicom(path) else read_rgb(path)
 
 
 def shown(path: str | Path) -> str:

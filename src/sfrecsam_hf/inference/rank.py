@@ -12,11 +12,10 @@ import torch
 from scipy.stats import rankdata
 from tqdm import tqdm
 
-from ..data.dicom import is_dicom, read_dicom
 from ..modeling.image_reading import read_rgb
 from ..modeling.modeling_sfrecsam import SFRecSamModel
 from ..modeling.segmentation import Segmentation, segment, segmentations
-from .inputs import find_pictures, signed
+from .inputs import find_pictures, read_scan, signed
 from .visualization import contact_sheet, overlay
 from .writing import in_words, replacing
 
@@ -131,7 +130,7 @@ def rank_files(
     def readable() -> Iterator[tuple[str, PIL.Image.Image]]:
         for name, path in paths.items():
             try:
-                scan = _read(path)
+                scan = read_scan(path)
             except Exception as error:  # whatever is wrong with one file stops no other
                 problems.append(in_words(error, path) if isinstance(error, OSError) and error.errno else str(error))
             else:
@@ -148,14 +147,10 @@ def rank_files(
             values = {name: f"{getattr(one, name):.4f}" for name in COLUMNS[2:]}
             writer.writerow({"rank": place, "image": one.name, **values})
     first = ranked[:shown]
-    pictures = [_read(paths[one.name]) for one in first]
+    pictures = [read_scan(paths[one.name]) for one in first]
     found_masks = segment(model, processor, pictures, presence_threshold=0.0)
     tiles = [overlay(picture, one.mask) for picture, one in zip(pictures, found_masks, strict=True)]
     sheet = contact_sheet(tiles, [f"{place}. {one.name}" for place, one in enumerate(first, 1)])
     with replacing(output / SHEET) as fresh:
         sheet.save(fresh, format="PNG", pnginfo=signed())
     return ranked, problems, found.left_out_in_words()
-
-
-def _read(path: Path) -> PIL.Image.Image:
-    return read_dicom(path)[0] if is_dicom(path) else read_rgb(path)

@@ -10,6 +10,7 @@ import PIL.Image
 from .tidying import components
 
 PART = 0.35  # of the image's longer side: what the second look sees
+MAPS = ("probability", "initial_probability", "final_probability", "uncertainty")  # of a [`Segmentation`]
 
 Click = tuple[float, float, int]
 
@@ -36,21 +37,20 @@ def look_closer(
         The first answer if it holds every click on a lesion, or if the second does not hold the one it left out; else
         the lesion that the second has at that click, with its maps inside the part it saw.
     """
-    left_out = [(x, y) for x, y, label in clicks if label == 1 and not _at(found.mask, x, y)]
+    left_out = [(x, y) for x, y, label in clicks if label == 1 and not found.mask[pixel_at((x, y), found.mask.shape)]]
     if not left_out:
         return found
     box = part_around(*left_out[0], picture.size)
     x1, y1, x2, y2 = box
     inside = [(x - x1, y - y1, label) for x, y, label in clicks if x1 <= x < x2 and y1 <= y < y2]
     near = answer(picture.crop(box), inside)
-    x, y = left_out[0][0] - x1, left_out[0][1] - y1
     labels, _ = components(near.mask)
-    own = _at(labels, x, y)
+    own = labels[pixel_at((left_out[0][0] - x1, left_out[0][1] - y1), labels.shape)]
     if not own:
         return found
     seen = np.s_[y1:y2, x1:x2]
     maps = {}
-    for name in ("probability", "initial_probability", "final_probability", "uncertainty"):
+    for name in MAPS:
         maps[name] = getattr(found, name).copy()
         maps[name][seen] = getattr(near, name)
     masks = {name: np.zeros_like(found.mask) for name in ("mask", "initial_mask")}
@@ -77,6 +77,6 @@ def part_around(x: float, y: float, size: tuple[int, int]) -> tuple[int, int, in
     return left, top, min(left + side, size[0]), min(top + side, size[1])
 
 
-def _at(pixels: np.ndarray, x: float, y: float) -> int:
-    """The pixel at a point; the right and bottom edge belong to the last one."""
-    return int(pixels[min(int(y), pixels.shape[0] - 1), min(int(x), pixels.shape[1] - 1)])
+def pixel_at(point: tuple[float, float], shape: tuple[int, ...]) -> tuple[int, int]:
+    """Row and column of the pixel at `(x, y)`; the right and bottom edge belong to the last one."""
+    return min(int(point[1]), shape[0] - 1), min(int(point[0]), shape[1] - 1)
